@@ -1,0 +1,5 @@
+"""Model weights as reproducible OCI artifacts.
+
+The command line is a thin layer over `modelpack.verbs`; the format is described byte by byte in
+docs/design/artifact.md.
+"""

@@ -1,0 +1,1 @@
+"""An artifact becomes files in a directory: stage, reuse, unpack, place."""

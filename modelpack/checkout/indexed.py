@@ -1,0 +1,186 @@
+"""Pulling by chunks: what is missing is fetched, what is here already is copied."""
+
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelpack.checkout.place import Staged, Target, sync
+from modelpack.checkout.reuse import Local, Place, files_below
+from modelpack.checkout.staging import Staging
+from modelpack.chunks.table import TableCache
+from modelpack.spec.digest import CHUNK_HASHERS
+from modelpack.spec.errors import BadSource, ProtocolViolation
+from modelpack.spec.index import ChunkIndex
+from modelpack.spec.manifest import Descriptor
+from modelpack.spec.progress import Progress, Reporter
+from modelpack.spec.source import BlobSource
+from modelpack.transfer.crew import work
+from modelpack.transfer.engine import Engine
+from modelpack.transfer.piece import Part
+from modelpack.transfer.plan import parts_of, pieces
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Bytes: received over the wire, and taken from files that were here."""
+
+    received: int
+    reused: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedCheckout:
+    """One artifact with a chunk index, on its way to a directory."""
+
+    index: ChunkIndex
+    layers: tuple[Descriptor, ...]
+    target: Target
+    tables: TableCache
+    reporter: Reporter
+    jobs: int
+
+    def kept(self, files: Iterable[int]) -> set[int]:
+        """Return those files that are in place already, byte for byte."""
+        found: set[int] = set()
+        same_size = [n for n in files if _is_file(self._path(n), self.index.files[n].size)]
+        bar = self.reporter.bar("checking files in place")
+        bar.expect(sum(self.index.files[number].size for number in same_size))
+
+        def compare(number: int) -> None:
+            file = self.index.files[number]
+            try:
+                table = self.tables.of(self._path(number), file.path)
+            except (OSError, BadSource):
+                return
+            if table.digests == self.index.digests(file):
+                found.add(number)
+            bar.advance(file.size)
+
+        work(same_size, compare, workers=self.jobs)
+        return found
+
+    def stage(
+        self, files: Sequence[int], staging: Staging, source: BlobSource, reuse: Sequence[Path]
+    ) -> Moved:
+        """Bring all chunks of the files into the staging area, verified and durable."""
+        staging.forget(
+            number
+            for file in files
+            if not staging.path(file).exists()
+            for number in range(*_span(self.index, file))
+        )
+        self._recheck(files, staging)
+        staging.allocate({number: self.index.files[number].size for number in files})
+        reused = self._reuse(files, staging, reuse)
+        received = self._fetch(files, staging, source)
+        reused += self._copy_duplicates(files, staging)
+        lost = next(self._missing(files, staging), None)
+        if lost is not None:
+            raise ProtocolViolation(f"{source.name}: chunk {lost[1].number} never arrived")
+        flush([staging.path(number) for number in files], self.reporter, self.jobs)
+        return Moved(received, reused)
+
+    def staged(self, files: Iterable[int], staging: Staging) -> dict[str, Staged]:
+        """Return what to place, by path."""
+        return {self.index.files[n].path: Staged(staging.path(n)) for n in files}
+
+    def _recheck(self, files: Iterable[int], staging: Staging) -> None:
+        """Hash again what was staged before a restart of the machine."""
+        doubtful = set(staging.doubtful)
+        if not doubtful:
+            return
+        for _, part in list(self._missing(files, staging)):
+            if part.number in doubtful and self._is_staged(part, staging):
+                staging.complete(part)
+
+    def _is_staged(self, part: Part, staging: Staging) -> bool:
+        try:
+            with staging.path(part.file).open("rb") as file:
+                file.seek(part.offset)
+                data = file.read(part.length)
+        except OSError:
+            return False
+        hasher = CHUNK_HASHERS[self.tables.algorithm]()
+        hasher.update(data)
+        return hasher.digest() == part.digest
+
+    def _reuse(self, files: Sequence[int], staging: Staging, reuse: Sequence[Path]) -> int:
+        candidates = [self._path(n) for n in files if self._path(n).is_file()]
+        candidates += [self.target.path(path) for path in self.target.earlier()]
+        candidates += files_below(reuse)
+        candidates = list(dict.fromkeys(path for path in candidates if path.is_file()))
+        if not candidates:
+            return 0
+        needed = {part.digest for _, part in self._missing(files, staging)}
+        local = Local(needed.__contains__, self.tables)
+        local.add_files(candidates, workers=self.jobs)
+        if not local:
+            return 0
+        return local.copy(
+            (part for _, part in self._missing(files, staging)), staging, workers=self.jobs
+        )
+
+    def _fetch(self, files: Sequence[int], staging: Staging, source: BlobSource) -> int:
+        progress = self.reporter.bar("fetching")
+        progress.expect(sum(part.stored_length for _, part in self._unique(files, staging)))
+        engine = Engine(source, staging, self.index.coding, progress, workers=self.jobs)
+        whole: frozenset[str] = frozenset()
+        while True:
+            plan = pieces(self._unique(files, staging), self.layers, whole=whole)
+            without_ranges = engine.fetch(plan)
+            if without_ranges <= whole:
+                return engine.received
+            whole = without_ranges
+
+    def _copy_duplicates(self, files: Sequence[int], staging: Staging) -> int:
+        """Fill chunks that the artifact holds more than once from the one that was fetched."""
+        left = [part for _, part in self._missing(files, staging)]
+        if not left:
+            return 0
+        needed = {part.digest for part in left}
+        local = Local(needed.__contains__, self.tables)
+        for number in files:
+            for chunk in self.index.chunks(self.index.files[number]):
+                if chunk.digest in needed and not staging.missing(chunk.number):
+                    place = Place(staging.path(number), chunk.offset, chunk.length)
+                    local.add(chunk.digest, place)
+        return local.copy(left, staging, workers=self.jobs)
+
+    def _missing(self, files: Iterable[int], staging: Staging) -> Iterator[tuple[int, Part]]:
+        return parts_of(self.index, files, staging.missing)
+
+    def _unique(self, files: Iterable[int], staging: Staging) -> Iterator[tuple[int, Part]]:
+        seen: set[bytes] = set()
+        for layer, part in self._missing(files, staging):
+            if part.digest not in seen:
+                seen.add(part.digest)
+                yield layer, part
+
+    def _path(self, number: int) -> Path:
+        return self.target.path(self.index.files[number].path)
+
+
+def flush(files: Sequence[Path], reporter: Reporter, jobs: int) -> None:
+    """Make files durable; their write-back was started while they were written."""
+    progress: Progress = reporter.bar("writing to disk")
+    progress.expect(sum(path.stat().st_size for path in files))
+
+    def one(path: Path) -> None:
+        sync(path)
+        progress.advance(path.stat().st_size)
+
+    work(files, one, workers=jobs)
+
+
+def _span(index: ChunkIndex, number: int) -> tuple[int, int]:
+    file = index.files[number]
+    return file.first, file.first + file.chunks
+
+
+def _is_file(path: Path, size: int) -> bool:
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size == size

@@ -1,0 +1,167 @@
+"""Where a pull is prepared: numbered files beside the target, complete before they get a name.
+
+The staging directory lies beside the target, so that the target stays untouched until everything is
+verified; inside it only where the parent is another file system or not ours to write.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from modelpack.checkout.disk import disk_errors, require_space
+from modelpack.checkout.journal import Journal
+from modelpack.spec.digest import Digest
+from modelpack.spec.errors import TargetConflict
+from modelpack.spec.names import RESERVED_DIRECTORY
+from modelpack.transfer.kernel import preallocate, start_writeback
+from modelpack.transfer.piece import Part
+
+_MODE: Final = 0o600
+
+
+class Staging:
+    """The staged files of one artifact; a `transfer.piece.Sink`. One process at a time."""
+
+    def __init__(self, target: Path, artifact: Digest, parts: int) -> None:
+        """Lock and open; `target` is absolute, `parts` is how many parts there can be.
+
+        Raises TargetConflict if another process is preparing the same target, DiskError.
+        """
+        self.root = _place_for(target)
+        self.directory = self.root / artifact.hex[:32]
+        with disk_errors("prepare the pull in", self.root):
+            self._lock = _locked(self.root, target)
+            try:
+                self.directory.mkdir(mode=0o700, exist_ok=True)
+                self._journal = Journal(self.directory / "journal", str(artifact))
+            except BaseException:
+                os.close(self._lock)
+                raise
+        self._have = bytearray(parts)
+        for number in self._journal.trusted:
+            if number < parts:
+                self._have[number] = 1
+        self.doubtful = [number for number in self._journal.doubtful if number < parts]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Release the lock; what is staged stays for the next run unless it was discarded."""
+        self._journal.close()
+        if not any(self._have):
+            shutil.rmtree(self.directory, ignore_errors=True)
+            _remove_if_empty(self.root)
+        os.close(self._lock)
+
+    def path(self, file: int) -> Path:
+        """Return the path of staged file `file`."""
+        return self.directory / str(file)
+
+    def missing(self, part: int) -> bool:
+        """Whether part `part` is still to be had."""
+        return not self._have[part]
+
+    def forget(self, parts: Iterable[int]) -> None:
+        """Take parts for missing after all: their file is not here any more."""
+        for part in parts:
+            self._have[part] = 0
+
+    def allocate(self, sizes: Mapping[int, int]) -> None:
+        """Create the files that do not exist yet, with all their space.
+
+        Raises DiskError with the shortfall before anything is written if they do not fit.
+        """
+        absent = {file: size for file, size in sizes.items() if not self.path(file).exists()}
+        require_space(self.directory, sum(absent.values()))
+        for file, size in absent.items():
+            path = self.path(file)
+            with disk_errors("reserve space for", path):
+                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+                try:
+                    preallocate(fd, size)
+                except BaseException:
+                    path.unlink()
+                    raise
+                finally:
+                    os.close(fd)
+
+    def write(self, file: int, offset: int, data: bytes | memoryview) -> None:
+        """Put bytes in place (see Sink)."""
+        # Opened each time: 1 % of writing a slice, and no table of descriptors to run out of.
+        with disk_errors("write", self.path(file)):
+            fd = os.open(self.path(file), os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                start, rest = offset, memoryview(data)
+                while rest:
+                    done = os.pwrite(fd, rest, offset)
+                    rest, offset = rest[done:], offset + done
+                start_writeback(fd, start, offset - start)
+            finally:
+                os.close(fd)
+
+    def complete(self, part: Part) -> None:
+        """Count a part (see Sink)."""
+        with disk_errors("write the journal of", self.directory):
+            self._journal.add(part.number)
+        self._have[part.number] = 1
+
+    def discard(self) -> None:
+        """Remove everything that is staged for this target."""
+        self._have = bytearray(len(self._have))
+        for entry in self.root.iterdir():
+            # The lock goes last: while it is there nobody else starts here.
+            if entry.name != "lock":
+                shutil.rmtree(entry, ignore_errors=True)
+        (self.root / "lock").unlink(missing_ok=True)
+        _remove_if_empty(self.root)
+
+
+def _place_for(target: Path) -> Path:
+    inside = target / RESERVED_DIRECTORY
+    parent = target.parent
+    with disk_errors("prepare the pull in", parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        exists = target.exists()
+        if exists and not target.is_dir():
+            raise TargetConflict(f"{target}: is a file; expected a directory to pull into")
+        foreign = exists and target.stat().st_dev != parent.stat().st_dev
+    if inside.is_dir() or foreign or parent == target or not os.access(parent, os.W_OK):
+        return inside
+    return parent / f".{target.name}{RESERVED_DIRECTORY}"
+
+
+def _locked(root: Path, target: Path) -> int:
+    while True:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The last holder may have removed the directory between our open and our lock.
+            if os.path.samestat(os.fstat(fd), (root / "lock").stat()):
+                return fd
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
+            os.close(fd)
+            raise TargetConflict(
+                f"{target}: another modelpack pull is writing here", hint="wait for it to end"
+            ) from None
+        os.close(fd)
+
+
+def _remove_if_empty(directory: Path) -> None:
+    try:
+        (directory / "lock").unlink(missing_ok=True)
+        directory.rmdir()
+    except OSError:
+        pass  # something else is staged there

@@ -1,0 +1,99 @@
+"""The `modelpack` command: verbs, and what happens when one fails."""
+
+import os
+import sys
+import traceback
+from importlib.metadata import version as distribution_version
+
+import click
+import typer
+
+from modelpack.cli import exits, transfer_verbs
+from modelpack.cli.catalog_verbs import list_command, login, logout, remove_command
+from modelpack.cli.look_verbs import diff_command, inspect_command, verify_command
+from modelpack.cli.options import Terminated, raise_on_sigterm
+from modelpack.cli.output import print_json, show_error
+from modelpack.spec.errors import ModelpackError
+
+app = typer.Typer(
+    name="modelpack",
+    help="Model weights as reproducible OCI artifacts: pack, push, pull.\n\n"
+    "REF is [host[:port]/]repository[:tag][@digest], or oci:DIRECTORY[:tag] for an OCI layout.",
+    epilog="Exit codes: " + "; ".join(f"{code} {what}" for code, what in exits.MEANINGS.items()),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("push")(transfer_verbs.push_command)
+app.command("pull")(transfer_verbs.pull_command)
+app.command("copy")(transfer_verbs.copy_command)
+app.command("inspect")(inspect_command)
+app.command("diff")(diff_command)
+app.command("verify")(verify_command)
+app.command("ls")(list_command)
+app.command("rm")(remove_command)
+app.command("login")(login)
+app.command("logout")(logout)
+
+
+@app.command("version")
+def version(
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),  # noqa: FBT001
+) -> None:
+    """Print the version of modelpack and of the artifact format it writes."""
+    from modelpack.pack.build import FORMAT_VERSION
+
+    found = distribution_version("modelpack-oci")
+    if as_json:
+        print_json({"version": found, "format": FORMAT_VERSION})
+    else:
+        typer.echo(f"modelpack {found}, artifact format {FORMAT_VERSION}")
+
+
+def main() -> None:
+    """Run the command line; never shows a traceback for what is not a bug."""
+    raise_on_sigterm()
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        return int(app(arguments, standalone_mode=False) or exits.OK)
+    except ModelpackError as error:
+        show_error(error, as_json="--json" in arguments)
+        return exits.exit_code(error)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return exits.USAGE
+    except (KeyboardInterrupt, click.Abort):
+        return _stopped("interrupted", exits.INTERRUPTED)
+    except Terminated:
+        return _stopped("terminated", exits.TERMINATED)
+    except BrokenPipeError:
+        # The reader of our output left; nothing more can be said to it, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.OK
+    except Exception as error:  # noqa: BLE001  # the last line of defence
+        return _bug(error)
+
+
+def _stopped(how: str, code: int) -> int:
+    sys.stderr.write(f"modelpack: {how}\n  next: run the same command again: it continues\n")
+    return code
+
+
+def _bug(error: Exception) -> int:
+    sys.stderr.write(
+        f"modelpack: a bug: {type(error).__name__}: {error}\n"
+        "  next: please report it, with what MODELPACK_DEBUG=1 prints\n"
+    )
+    if os.environ.get("MODELPACK_DEBUG"):
+        traceback.print_exception(error)
+    return exits.BUG
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Bytes to stored bytes and back: tar framing and zstd frames."""

@@ -1,0 +1,1 @@
+"""Weight files: headers are read, weights are not. Headers are hostile input."""

@@ -1,0 +1,1 @@
+"""Registries: the distribution protocol, its authentication, and layouts on disk."""

@@ -1,0 +1,1 @@
+"""A model directory becomes an artifact: walk, cut, lay out, digest, build."""

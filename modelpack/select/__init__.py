@@ -1,0 +1,1 @@
+"""Which paths are meant: patterns in the language of .gitignore."""

@@ -1,0 +1,45 @@
+"""Which files earlier pulls put where: what a later pull may replace without asking.
+
+A file counts as ours only in the very state in which it was placed. When the record is lost, or
+the file was edited, it is the user's.
+"""
+
+from pathlib import Path
+
+from modelpack.state.database import Database
+from modelpack.state.digests import FileKey
+
+
+class Placed:
+    """The files that pulls placed in one directory."""
+
+    def __init__(self, database: Database, directory: Path) -> None:
+        self._database = database
+        self._directory = str(directory)
+
+    def paths(self) -> list[str]:
+        """Return the paths placed here, edited since or not."""
+        rows = self._database.query(
+            "SELECT path FROM placed WHERE directory=? ORDER BY path", self._directory
+        )
+        return [str(row[0]) for row in rows]
+
+    def owns(self, path: str, key: FileKey) -> bool:
+        """Whether a pull placed the file at `path` in exactly this state."""
+        rows = self._database.query(
+            "SELECT stat FROM placed WHERE directory=? AND path=?", self._directory, path
+        )
+        return bool(rows) and rows[0][0] == key.packed()
+
+    def add(self, path: str, key: FileKey, manifest: str) -> None:
+        """Remember that a pull of `manifest` placed the file at `path`."""
+        self._database.write(
+            "INSERT OR REPLACE INTO placed VALUES (?, ?, ?, ?)",
+            self._directory, path, key.packed(), manifest,
+        )  # fmt: skip
+
+    def drop(self, path: str) -> None:
+        """Forget the file at `path`."""
+        self._database.write(
+            "DELETE FROM placed WHERE directory=? AND path=?", self._directory, path
+        )

@@ -1,0 +1,1 @@
+"""One engine moves verified chunks from sources to files, for the CLI and for the node daemon."""

@@ -1,0 +1,1 @@
+"""What people do with models, one function each; the command line only parses and prints."""

@@ -1,0 +1,183 @@
+"""`modelpack pull`: an artifact becomes files in a directory."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from modelpack.checkout.indexed import IndexedCheckout, Moved
+from modelpack.checkout.place import Staged, Target
+from modelpack.checkout.staging import Staging
+from modelpack.checkout.whole import WholeCheckout, verify_blob
+from modelpack.chunks.table import TableCache
+from modelpack.select.patterns import Selection
+from modelpack.spec.errors import ArtifactError, IntegrityError, NotFound
+from modelpack.spec.index import ChunkIndex
+from modelpack.spec.kinds import layer_plan
+from modelpack.spec.progress import QUIET
+from modelpack.spec.reference import Reference
+from modelpack.spec.registry import Repository
+from modelpack.state.placed import Placed
+from modelpack.state.pulled import LastPull, Pulled
+from modelpack.verbs.artifact import Artifact, read_artifact
+from modelpack.verbs.session import Session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullOptions:
+    """What to pull and how. `reuse` are directories that may hold some of the bytes already."""
+
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    platform: str = ""
+    reuse: Sequence[Path] = ()
+    overwrite: bool = False
+
+
+class PullResult(msgspec.Struct, frozen=True):
+    """What happened.
+
+    Bytes are payload bytes in `bytes_total` and `bytes_reused` (copied or already in place), bytes
+    received in `bytes_moved`.
+    """
+
+    reference: str
+    digest: str
+    bytes_total: int
+    bytes_moved: int
+    bytes_reused: int
+    seconds: float
+    files: int
+    chunks: int
+    removed: list[str]
+
+
+def pull(
+    reference: Reference, directory: Path, session: Session, options: PullOptions
+) -> PullResult:
+    """Bring the artifact into `directory`: complete, verified and durable, or not at all.
+
+    Files of an earlier pull that were not edited are replaced or removed; nothing else that is
+    there is touched. Run again after an interruption, it continues. Raises TargetConflict, the
+    ArtifactError, IntegrityError, RegistryError and DiskError families.
+    """
+    started = time.monotonic()
+    directory = directory.resolve()
+    target = Target(directory, Placed(session.database, directory), overwrite=options.overwrite)
+    takes = Selection(options.include, options.exclude).takes
+    with session.repository(reference) as repository:
+        artifact = read_artifact(repository, reference.target, options.platform)
+        run = _Pull(artifact, repository, directory, target, session, options)
+        try:
+            moved, files, total, removed = (
+                run.indexed(takes) if artifact.index else run.whole(takes)
+            )
+        except _IndexLies:
+            moved, files, total, removed = run.whole(takes)
+    name = str(reference.at(artifact.digest))
+    if artifact.index:
+        last = LastPull(name, str(artifact.digest), artifact.index.encode())
+        Pulled(session.database).put(directory, last)
+    return PullResult(
+        reference=name,
+        digest=str(artifact.digest),
+        bytes_total=total,
+        bytes_moved=moved.received,
+        bytes_reused=moved.reused,
+        seconds=round(time.monotonic() - started, 3),
+        files=files,
+        chunks=len(artifact.index) if artifact.index else 0,
+        removed=removed,
+    )
+
+
+_Takes = Callable[[str], bool]
+
+
+class _IndexLies(ArtifactError):
+    """An index that is not covered by the manifest's digest contradicts the layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pull:
+    artifact: Artifact
+    repository: Repository
+    directory: Path
+    target: Target
+    session: Session
+    options: PullOptions
+
+    def indexed(self, takes: _Takes) -> tuple[Moved, int, int, list[str]]:
+        index = self.artifact.index
+        assert index is not None  # noqa: S101  # for the type checker; the caller asked
+        files = [n for n, file in enumerate(index.files) if takes(file.path)]
+        self._require_files(len(files), len(index.files))
+        tables = TableCache(self.session.cache, index.header.algorithm, index.header.chunk_size)
+        checkout = IndexedCheckout(
+            index, self.artifact.layers, self.target, tables, self.session.reporter,
+            self.session.jobs,
+        )  # fmt: skip
+        kept = checkout.kept(files)
+        wanted = [number for number in files if number not in kept]
+        paths = [file.path for file in index.files]
+        self.target.check(paths[number] for number in wanted)
+        total = sum(index.files[number].size for number in files)
+        in_place = sum(index.files[number].size for number in kept)
+        if not wanted:
+            return Moved(0, in_place), len(files), total, self.target.remove_stale(paths)
+        with Staging(self.directory, self.artifact.digest, len(index)) as staging:
+            moved = checkout.stage(wanted, staging, self.repository, self.options.reuse)
+            self._check_unsigned(index, files, kept, staging)
+            removed = self._place(checkout.staged(wanted, staging), paths, staging)
+        return Moved(moved.received, moved.reused + in_place), len(files), total, removed
+
+    def whole(self, takes: _Takes) -> tuple[Moved, int, int, list[str]]:
+        layers = layer_plan(self.artifact.manifest)
+        raw = [layer for layer in layers if layer.form != "raw" or takes(layer.path)]
+        self._require_files(len(raw), len(layers))
+        checkout = WholeCheckout(raw, self.repository, self.session.reporter, self.session.jobs)
+        self.target.check(layer.path for layer in raw if layer.form == "raw")
+        with Staging(self.directory, self.artifact.digest, checkout.parts) as staging:
+            try:
+                moved, staged = checkout.stage(staging, takes)
+                self._require_files(len(staged), len(staged))
+                total = sum(s.file.stat().st_size for s in staged.values() if s.file)
+                removed = self._place(staged, list(staged), staging)
+            except ArtifactError:
+                # It will be just as hostile next time: keep nothing of it.
+                staging.discard()
+                raise
+        return moved, len(staged), total, removed
+
+    def _place(
+        self, staged: dict[str, Staged], all_paths: Sequence[str], staging: Staging
+    ) -> list[str]:
+        self.target.place(staged, str(self.artifact.digest))
+        removed = self.target.remove_stale(all_paths)
+        staging.discard()
+        return removed
+
+    def _check_unsigned(
+        self, index: ChunkIndex, files: Sequence[int], kept: set[int], staging: Staging
+    ) -> None:
+        """Check whole files where the chunk digests themselves cannot be trusted."""
+        if self.artifact.index_signed:
+            return
+        for number in files:
+            file = index.files[number]
+            blob = self.artifact.layers[file.layer]
+            path = self.target.path(file.path) if number in kept else staging.path(number)
+            try:
+                verify_blob(path, blob, self.repository.name, QUIET)
+            except IntegrityError as error:
+                staging.discard()
+                raise _IndexLies(str(error)) from error
+
+    def _require_files(self, count: int, of: int) -> None:
+        if not count:
+            raise NotFound(
+                f"{self.repository.name}@{self.artifact.digest}: none of {of} files selected",
+                hint="check --include and --exclude; `modelpack inspect` lists the files",
+            )
