@@ -13,7 +13,7 @@ from typing import Final
 from modelpack.checkout.indexed import Moved, flush
 from modelpack.checkout.place import Staged
 from modelpack.checkout.staging import Staging
-from modelpack.checkout.tree import StagedFile, StagedTree
+from modelpack.checkout.tree import StagedLink, StagedTree
 from modelpack.checkout.unpack import unpack
 from modelpack.spec.errors import IntegrityError
 from modelpack.spec.index import Coding
@@ -56,18 +56,16 @@ class WholeCheckout:
         self._verify(staging)
         tree = StagedTree(_emptied(staging.directory / _TREE))
         progress = self.reporter.bar("unpacking")
-        raw: dict[str, Staged] = {}
         for number, layer in enumerate(self.layers):
             if layer.form == "raw":
-                raw[layer.path] = Staged(staging.path(number))
-                tree.remove(layer.path)
-            else:
-                with staging.path(number).open("rb") as blob:
-                    unpack(
-                        blob, layer.descriptor.media_type, tree,
-                        layer=layer.descriptor.digest, progress=progress,
-                    )  # fmt: skip
-        staged = {path: entry for path, entry in {**_entries(tree), **raw}.items() if takes(path)}
+                tree.adopt(layer.path, staging.path(number))
+                continue
+            with staging.path(number).open("rb") as blob:
+                unpack(
+                    blob, layer.descriptor.media_type, tree,
+                    layer=layer.descriptor.digest, progress=progress,
+                )  # fmt: skip
+        staged = {path: entry for path, entry in _entries(tree).items() if takes(path)}
         flush([entry.file for entry in staged.values() if entry.file], self.reporter, self.jobs)
         return Moved(received, 0), staged
 
@@ -132,9 +130,7 @@ def verify_blob(path: Path, blob: Descriptor, source: str, progress: Progress) -
 
 def _entries(tree: StagedTree) -> dict[str, Staged]:
     return {
-        path: Staged(tree.path(entry))
-        if isinstance(entry, StagedFile)
-        else Staged(None, entry.target)
+        path: Staged(None, entry.target) if isinstance(entry, StagedLink) else Staged(entry.file)
         for path, entry in tree.checked().items()
     }
 

@@ -57,7 +57,8 @@ _ClientKey = Annotated[
     typer.Option("--client-key", exists=True, dir_okay=False, help="Its key, if in another file."),
 ]
 _Jobs = Annotated[
-    int, typer.Option("--jobs", "-j", min=1, max=64, help="Parallel transfers.", show_default="auto")
+    int,
+    typer.Option("--jobs", "-j", min=1, max=64, help="Parallel transfers.", show_default="auto"),
 ]
 _NoDigestCache = Annotated[
     bool,

@@ -40,7 +40,9 @@ class ChunkDigest(StrEnum):
 
 @with_session
 def push_command(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="Directory, file or s3://bucket/prefix.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="Directory, file or s3://bucket/prefix.")
+    ],
     reference: Annotated[str, typer.Argument(metavar="REF", help="Where to publish it.")],
     *,
     session: Session,
@@ -49,7 +51,8 @@ def push_command(
     form: Annotated[
         Form,
         typer.Option(
-            "--format", help="image: read by every OCI image reader. modelpack: CNCF ModelPack v0.0.7."
+            "--format",
+            help="image: read by every OCI image reader. modelpack: CNCF ModelPack v0.0.7.",
         ),
     ] = Form.IMAGE,
     prefix: Annotated[
@@ -68,7 +71,9 @@ def push_command(
     ] = None,
     mount_from: Annotated[
         list[str] | None,
-        typer.Option("--mount-from", metavar="REPO", help="Repository that may hold layers already."),
+        typer.Option(
+            "--mount-from", metavar="REPO", help="Repository that may hold layers already."
+        ),
     ] = None,
 ) -> Outcome:
     """Pack SRC and publish it as REF.

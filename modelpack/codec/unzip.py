@@ -5,7 +5,7 @@ one window: a bomb costs its consumer nothing until it asks for more.
 """
 
 import zlib
-from typing import BinaryIO, Final
+from typing import Final, Protocol
 
 import zstandard
 
@@ -20,13 +20,20 @@ _SLICE: Final = 64 * KIB
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
+class Readable(Protocol):
+    """A blob, read once from its start."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return 1..size bytes, or nothing at the end."""
+
+
 class GzipStream:
     """All members of a gzip file (RFC 1952), one after the other; zeros after a member are padding.
 
     `read` raises BadManifest for data that is damaged, cut off or not gzip.
     """
 
-    def __init__(self, blob: BinaryIO) -> None:
+    def __init__(self, blob: Readable) -> None:
         self._blob = blob
         self._member = zlib.decompressobj(_GZIP)
         self._input = b""
@@ -67,7 +74,7 @@ class ZstdStream:
     blob that is cut off just ends early.
     """
 
-    def __init__(self, blob: BinaryIO) -> None:
+    def __init__(self, blob: Readable) -> None:
         decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
         self._stream = decompressor.stream_reader(blob, read_across_frames=True, closefd=False)
 
@@ -83,6 +90,6 @@ class ZstdStream:
             raise BadManifest(f"zstd data is damaged: {error}") from error
 
 
-def decoded(blob: BinaryIO, compression: str) -> ByteStream:
+def decoded(blob: Readable, compression: str) -> ByteStream:
     """Return the stream of what `blob` holds; `compression` is "gzip" or "zstd"."""
-    return {"gzip": GzipStream, "zstd": ZstdStream}[compression](blob)
+    return GzipStream(blob) if compression == "gzip" else ZstdStream(blob)

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from modelpack.chunks.cut import CHUNK_SIZE, cut
+from modelpack.chunks.table import kind_of
 from modelpack.formats.detect import read_header
 from modelpack.formats.facts import Facts, model_facts, parse_config
+from modelpack.formats.shards import check_shards
 from modelpack.pack.layers import plan_layers
 from modelpack.pack.origin import Origin, SourceFile
 from modelpack.spec import limits
@@ -76,10 +78,11 @@ def make_plan(
     files = origin.files()
     headers = {}
     for file in files:
-        with origin.open(file) as opened:
-            header = read_header(opened, file.size, file.path)
-        if header is not None:
-            headers[file.path] = header
+        if kind_of(file.path):
+            with origin.open(file) as opened:
+                header = read_header(opened, file.size, file.path)
+            if header is not None:
+                headers[file.path] = header
     config = _config(origin, files)
     groups = [(file,) for file in files] if raw else plan_layers(files)
     layers = tuple(
@@ -92,6 +95,15 @@ def make_plan(
         for group in groups
     )
     return PackPlan(layers, headers, model_facts(headers, config), config)
+
+
+def check_complete(origin: Origin, plan: PackPlan) -> None:
+    """Raise BadHeader if a shard index names a shard that is not packed."""
+    present = {file.path for file in plan.files}
+    for file in plan.files:
+        if file.path.endswith(".safetensors.index.json") and file.size <= limits.HEADER_BYTES:
+            with origin.open(file) as opened:
+                check_shards(opened.read(), present, file.path)
 
 
 def _config(origin: Origin, files: list[SourceFile]) -> Mapping[str, object]:

@@ -120,7 +120,7 @@ def layer_plan(manifest: Manifest) -> list[LayerPlan]:
     plans = list(_plans(manifest, kind))
     files = [plan.path for plan in plans if plan.form == "raw"]
     for path in files:
-        if checked(path).split("/")[0] == names.RESERVED_DIRECTORY:
+        if checked(path).partition("/")[0] == names.RESERVED_DIRECTORY:
             raise HostilePath(f"path {path[:80]!r} is in the directory that modelpack keeps")
     check_tree(files)
     return plans
@@ -164,9 +164,7 @@ def _oras_plan(layer: Descriptor) -> LayerPlan:
 
 def _unreadable(layer: Descriptor) -> Unsupported:
     shown = layer.media_type[:100]
-    return Unsupported(
-        f"layer {layer.digest}: media type {shown!r} cannot be read", hint=_READABLE
-    )
+    return Unsupported(f"layer {layer.digest}: media type {shown!r} cannot be read", hint=_READABLE)
 
 
 def _path(layer: Descriptor) -> str:

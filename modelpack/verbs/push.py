@@ -13,7 +13,7 @@ from modelpack.pack.cncf import build_modelpack
 from modelpack.pack.content import PackedLayer, PlainLayer
 from modelpack.pack.digest import Digester, LayerDigests
 from modelpack.pack.origin import Origin
-from modelpack.pack.plan import PackPlan, PlannedLayer, make_plan
+from modelpack.pack.plan import PackPlan, PlannedLayer, check_complete, make_plan
 from modelpack.pack.walk import Directory
 from modelpack.spec import media
 from modelpack.spec.blob_limits import blob_limit
@@ -75,6 +75,8 @@ def push(source: str, reference: Reference, session: Session, options: PushOptio
         raw=options.modelpack_form,
         chunk_size=options.coding.chunk_size,
     )
+    if not options.include and not options.exclude:
+        check_complete(origin, plan)
     _check_limits(plan, reference, options)
     with session.repository(reference) as repository:
         present = _present(repository, reference)
@@ -103,9 +105,13 @@ def push(source: str, reference: Reference, session: Session, options: PushOptio
 def open_origin(source: str, options: PushOptions) -> Origin:
     """Open a directory, a file or `s3://bucket/prefix`."""
     if source.startswith("s3://"):
-        from modelpack.s3.bucket import open_bucket
-
-        return open_bucket(source, options.include, options.exclude)
+        try:
+            from modelpack.s3.bucket import Bucket
+        except ModuleNotFoundError:
+            raise InputError(
+                f"{source}: reading S3 needs boto3", hint="pip install 'modelpack-oci[s3]'"
+            ) from None
+        return Bucket(source, options.include, options.exclude)
     return Directory(Path(source), options.include, options.exclude)
 
 
