@@ -69,8 +69,11 @@ class Target:
                 else:
                     staged.file.chmod(0o666 & ~_umask())
                     staged.file.replace(final)
-                self._placed.add(path, FileKey.of(final.lstat()), manifest)
             directories.update(self._parents(final))
+        for path in files:
+            # After all renames: one of a hard-linked pair changes the ctime of the other.
+            with disk_errors("look at", self.path(path)):
+                self._placed.add(path, FileKey.of(self.path(path).lstat()), manifest)
         for directory in directories:
             with disk_errors("sync", directory):
                 sync(directory)

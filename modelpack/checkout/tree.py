@@ -108,8 +108,6 @@ class StagedTree:
                 f"path {path[:80]!r} is a hard link to {existing[:80]!r}, which is no regular file "
                 "of this artifact"
             )
-        if path == existing:
-            return
         file = self._next()
         with disk_errors("link", file):
             try:
@@ -155,10 +153,6 @@ class StagedTree:
             self._hidden.add(f"{path}/")
             for name in list(directory):
                 self._hide(directory, name)
-
-    def path(self, entry: StagedFile) -> Path:
-        """Return where the bytes of an entry are."""
-        return entry.file
 
     def checked(self) -> dict[str, Entry]:
         """Return all entries by path; raises HostilePath if they are not a tree."""

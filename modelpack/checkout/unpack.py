@@ -16,7 +16,6 @@ from modelpack.spec.progress import Counter, Progress
 
 _WHITEOUT: Final = ".wh."
 _OPAQUE: Final = ".wh..wh..opq"
-_WHITEOUT_META: Final = ".wh..wh."  # what AUFS kept for itself; nothing but _OPAQUE means anything
 
 
 def unpack(
@@ -67,15 +66,16 @@ def _add(member: Member, reader: TarReader, tree: StagedTree, *, whiteouts: bool
     elif member.kind == "hardlink":
         tree.hardlink(member.path, member.target)
     else:
-        with tree.create(member.path, member.size) as file, disk_errors("unpack to", file.name):
+        with (
+            tree.create(member.path, member.size) as file,
+            disk_errors("unpack into", tree.directory),
+        ):
             reader.copy(file.fileno())
 
 
 def _hide(directory: str, name: str, tree: StagedTree) -> None:
     if name == _OPAQUE:
         tree.hide_below(directory)
-        return
-    if name.startswith(_WHITEOUT_META):
         return
     hidden = name.removeprefix(_WHITEOUT)
     if hidden in ("", ".", ".."):

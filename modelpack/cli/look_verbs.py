@@ -108,7 +108,8 @@ def _inspection(found: Inspection, *, tensors: bool) -> Iterator[str]:
     width = max((len(row.path) for row in found.files), default=0)
     for row in found.files:
         count = f"{len(row.tensors)} tensors" if row.tensors else ""
-        yield f"  {row.path:<{width}}  {size(row.bytes):>8}  {row.chunks:>6} chunks  {count}".rstrip()
+        line = f"  {row.path:<{width}}  {size(row.bytes):>8}  {row.chunks:>6} chunks  {count}"
+        yield line.rstrip()
         for tensor in row.tensors if tensors else ():
             shape = "x".join(map(str, tensor.shape)) or "scalar"
             yield f"      {tensor.name}  {tensor.dtype} {shape}  {size(tensor.bytes)}"

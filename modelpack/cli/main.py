@@ -5,8 +5,8 @@ import sys
 import traceback
 from importlib.metadata import version as distribution_version
 
-import click
 import typer
+from typer.exceptions import Abort, Exit, TyperException
 
 from modelpack.cli import exits, transfer_verbs
 from modelpack.cli.catalog_verbs import list_command, login, logout, remove_command
@@ -57,18 +57,17 @@ def main() -> None:
     sys.exit(_run(sys.argv[1:]))
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str]) -> int:  # noqa: PLR0911  # one return per way to end
     try:
         return int(app(arguments, standalone_mode=False) or exits.OK)
     except ModelpackError as error:
         show_error(error, as_json="--json" in arguments)
         return exits.exit_code(error)
-    except click.exceptions.Exit as error:
+    except Exit as error:
         return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return exits.USAGE
-    except (KeyboardInterrupt, click.Abort):
+    except TyperException as error:
+        return _misused(error.format_message())
+    except (KeyboardInterrupt, Abort):
         return _stopped("interrupted", exits.INTERRUPTED)
     except Terminated:
         return _stopped("terminated", exits.TERMINATED)
@@ -78,6 +77,14 @@ def _run(arguments: list[str]) -> int:
         return exits.OK
     except Exception as error:  # noqa: BLE001  # the last line of defence
         return _bug(error)
+
+
+def _misused(message: str) -> int:
+    if "Usage:" in message:  # called without arguments: the message is the help
+        sys.stderr.write(f"{message}\n")
+    else:
+        sys.stderr.write(f"modelpack: {message}\n  next: see --help\n")
+    return exits.USAGE
 
 
 def _stopped(how: str, code: int) -> int:

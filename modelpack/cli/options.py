@@ -57,8 +57,8 @@ _ClientKey = Annotated[
     typer.Option("--client-key", exists=True, dir_okay=False, help="Its key, if in another file."),
 ]
 _Jobs = Annotated[
-    int,
-    typer.Option("--jobs", "-j", min=1, max=64, help="Parallel transfers.", show_default="auto"),
+    int | None,
+    typer.Option("--jobs", "-j", min=1, max=64, help="Parallel transfers."),
 ]
 _NoDigestCache = Annotated[
     bool,
@@ -75,7 +75,7 @@ _SHARED: Final[dict[str, tuple[object, object]]] = {
     "ca_file": (_CaFile, None),
     "client_cert": (_ClientCert, None),
     "client_key": (_ClientKey, None),
-    "jobs": (_Jobs, 0),
+    "jobs": (_Jobs, None),
     "no_digest_cache": (_NoDigestCache, False),
     "quiet": (_Quiet, False),
 }

@@ -108,10 +108,14 @@ def push_command(
         done,
         [
             f"pushed {done.reference}",
-            f"  {size(done.bytes_total)} in {done.files} files, {done.layers} layers, "
-            f"{done.chunks} chunks",
-            f"  {size(done.bytes_moved)} uploaded, {size(done.bytes_reused)} already there, "
-            f"{seconds(done.seconds)}",
+            (
+                f"  {size(done.bytes_total)} in {done.files} files, {done.layers} layers, "
+                f"{done.chunks} chunks"
+            ),
+            (
+                f"  {size(done.bytes_moved)} uploaded, {size(done.bytes_reused)} already there, "
+                f"{seconds(done.seconds)}"
+            ),
         ],
     )
 
@@ -158,8 +162,10 @@ def pull_command(
     lines = [
         f"pulled {done.reference}",
         f"  {size(done.bytes_total)} in {done.files} files to {directory}",
-        f"  {size(done.bytes_moved)} fetched, {size(done.bytes_reused)} were here, "
-        f"{seconds(done.seconds)}",
+        (
+            f"  {size(done.bytes_moved)} fetched, {size(done.bytes_reused)} were here, "
+            f"{seconds(done.seconds)}"
+        ),
     ]
     if done.removed:
         lines.append(f"  {len(done.removed)} files of the earlier version removed")
@@ -187,8 +193,10 @@ def copy_command(
         [
             f"copied {done.source}",
             f"    to {done.reference}",
-            f"  {size(done.bytes_moved)} copied, {size(done.bytes_reused)} already there, "
-            f"{seconds(done.seconds)}",
+            (
+                f"  {size(done.bytes_moved)} copied, {size(done.bytes_reused)} already there, "
+                f"{seconds(done.seconds)}"
+            ),
         ],
     )
 

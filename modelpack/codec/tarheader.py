@@ -108,9 +108,9 @@ def check(block: bytes) -> None:
     if len(block) < BLOCK:
         raise BadManifest("tar ends in the middle of a header")
     fields = block[:148] + b" " * 8 + block[156:]
+    written = number(block[148:156], "checksum")
     # Some old writers summed signed characters; POSIX asks readers to accept both.
-    signed = sum(fields) - 256 * sum(byte > 127 for byte in fields)
-    if number(block[148:156], "checksum") not in (sum(fields), signed):
+    if written not in (sum(fields), sum(memoryview(fields).cast("b"))):
         raise BadManifest("tar header has a wrong checksum: this is not a tar, or it is damaged")
 
 

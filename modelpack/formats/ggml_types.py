@@ -1,4 +1,8 @@
-"""Tensor types of ggml (ggml.h, enum ggml_type): name, elements per block, bytes per block."""
+"""Tensor types of ggml (ggml.h, enum ggml_type): name, elements per block, bytes per block.
+
+31 to 33 were removed from ggml, but files that have them are still around. Number 42 is left out on
+purpose: ggml means blocks of 64 by it, the fork that came first means blocks of 128.
+"""
 
 from typing import Final
 
@@ -32,8 +36,12 @@ GGML_TYPES: Final[dict[int, tuple[str, int, int]]] = {
     28: ("F64", 1, 8),
     29: ("IQ1_M", 256, 56),
     30: ("BF16", 1, 2),
+    31: ("Q4_0_4_4", 32, 18),
+    32: ("Q4_0_4_8", 32, 18),
+    33: ("Q4_0_8_8", 32, 18),
     34: ("TQ1_0", 256, 54),
     35: ("TQ2_0", 256, 66),
     39: ("MXFP4", 32, 17),
     40: ("NVFP4", 64, 36),
+    41: ("Q1_0", 128, 18),
 }

@@ -110,7 +110,7 @@ def encode(value: Manifest | Index) -> bytes:
 
 def _sorted(value: object) -> object:
     """Sort annotation objects, keep everything else in the order of its fields."""
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_sorted(item) for item in value]
     if isinstance(value, dict):
         return {

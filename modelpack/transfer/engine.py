@@ -80,7 +80,9 @@ class Engine:
     def _attempt(self, piece: Piece, done: int) -> "Iterable[int]":
         """Receive parts from number `done` on; yields how many are complete."""
         parts = piece.parts[done:]
-        start = 0 if piece.whole else parts[0].stored_offset
+        # From the start of a whole blob no range is needed; to continue one is worth a try.
+        from_start = piece.whole and (not done or piece.blob.digest in self._no_ranges)
+        start = 0 if from_start else parts[0].stored_offset
         with self._source.open(piece.blob, start, piece.offset + piece.length - start) as stream:
             position = start
             for part in parts:

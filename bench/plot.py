@@ -1,0 +1,29 @@
+"""One plot per comparison: all runs of both sides, and the ratio."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+
+def draw(name: str, other: str, result: dict, megabytes: float, path: Path) -> None:
+    """Draw the rates of every run, side by side, as they alternated."""
+    ours = [megabytes / s for s in result["ours_seconds"]]
+    theirs = [megabytes / s for s in result["other_seconds"]]
+    low, high = result["interval"]
+    figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    turns = range(1, len(ours) + 1)
+    axes.plot(turns, ours, "o-", color="#1f6feb", label="modelpack")
+    axes.plot(turns, theirs, "s--", color="#8b949e", label=other)
+    axes.set_ylim(bottom=0)
+    axes.set_xticks(list(turns))
+    axes.set_xlabel("pair")
+    axes.set_ylabel("MB/s, synced")
+    axes.set_title(f"{name}: {result['speed_ratio']:.2f} times {other} (95 %: {low:.2f} to {high:.2f})")
+    axes.legend(loc="lower right", frameon=False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,169 @@
+"""The whole benchmark: `python -m bench.run`. See README.md for the method."""
+
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench import measure, peers, plot, scale, weights
+
+GB = float(os.environ.get("BENCH_GB", "2"))
+PAIRS = int(os.environ.get("BENCH_PAIRS", "9"))
+DATA = Path(os.environ.get("BENCH_DATA", "bench/.data")).absolute()
+RESULTS = Path("bench/results")
+MODELPACK = str(Path(sys.executable).with_name("modelpack"))
+NAME = "bench/model"
+
+
+@contextmanager
+def registry(storage: Path):
+    """A docker-registry on a free port; yields its host."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = storage.with_suffix(".yml")
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(
+        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {storage}}}}}\n"
+        f"http: {{addr: 127.0.0.1:{port}}}\n"
+    )
+    with (storage.with_suffix(".log")).open("wb") as log:
+        process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
+        try:
+            for _ in range(100):
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/").close()
+                    break
+                except OSError:
+                    time.sleep(0.05)
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def modelpack(*arguments: str) -> list[str]:
+    return [MODELPACK, *arguments]
+
+
+def call(*arguments: str) -> dict:
+    """Run modelpack once and return what it says."""
+    done = subprocess.run(modelpack(*arguments, "--json"), check=True, capture_output=True)
+    return json.loads(done.stdout)
+
+
+def fresh(path: Path) -> Path:
+    shutil.rmtree(path, ignore_errors=True)
+    return path
+
+
+def bench_pull(model: Path, results: dict) -> None:
+    with registry(fresh(DATA / "registry")) as host:
+        pushed = call("push", str(model), f"{host}/{NAME}:v1")
+        out = DATA / "out"
+
+        def ours() -> measure.Run:
+            fresh(out)
+            os.sync()
+            return measure.run(modelpack("pull", f"{host}/{NAME}:v1", str(out)))
+
+        ours()
+        check = subprocess.run(["diff", "-r", str(model), str(out)], check=False)
+        assert check.returncode == 0, "the pulled model is not the pushed one"
+        for other, command in (
+            ("curl", peers.curl_pull), ("skopeo", peers.skopeo_pull), ("oras-py", peers.oras_pull),
+        ):  # fmt: skip
+            where = DATA / other
+
+            def theirs(command=command, where=where) -> measure.Run:
+                line = command(host, NAME, "v1", where)
+                os.sync()
+                return measure.run(line)
+
+            result = measure.pairs(ours, theirs, PAIRS)
+            results[f"pull / {other}"] = result
+            plot.draw("pull", other, result, pushed["bytes_total"] / 1e6, RESULTS / f"pull-{other}.png")
+            print(f"pull / {other}: {result['speed_ratio']} {result['interval']}", flush=True)
+            fresh(where)
+        versions(model, host, results)
+        layers = peers.save_layers(host, NAME, "v1", fresh(DATA / "layers"))
+    bench_push(model, layers, pushed["bytes_total"], results)
+
+
+def versions(model: Path, host: str, results: dict) -> None:
+    """Push again, push and pull a second version."""
+    again = min((call("push", str(model), f"{host}/{NAME}:v1") for _ in range(3)),
+                key=lambda done: done["seconds"])  # fmt: skip
+    started = time.monotonic()
+    call("push", str(model), f"{host}/{NAME}:v1")
+    results["push again, unchanged"] = {
+        "seconds": again["seconds"], "with_start_of_python": round(time.monotonic() - started, 3),
+        "bytes_moved": again["bytes_moved"],
+    }  # fmt: skip
+    second = DATA / "v2"
+    weights.change_tensors(model, second, 0.05)
+    call("push", str(second), f"{host}/{NAME}:v2")
+    first = fresh(DATA / "first")
+    call("pull", f"{host}/{NAME}:v1", str(first))
+    pulled = call("pull", f"{host}/{NAME}:v2", str(first))
+    share = pulled["bytes_moved"] / pulled["bytes_total"]
+    results["second version, 5 % of tensors changed"] = {
+        "bytes_moved": pulled["bytes_moved"], "share": round(share, 4), "seconds": pulled["seconds"],
+    }  # fmt: skip
+    print("v2:", results["second version, 5 % of tensors changed"], flush=True)
+    fresh(second)
+    fresh(first)
+
+
+def bench_push(model: Path, layers: list[tuple[Path, str]], total: int, results: dict) -> None:
+    def with_registry(command) -> measure.Run:
+        storage = fresh(DATA / "push-registry")
+        os.sync()
+        with registry(storage) as host:
+            return measure.run(command(host))
+
+    result = measure.pairs(
+        lambda: with_registry(
+            lambda host: modelpack("push", "--no-digest-cache", str(model), f"{host}/{NAME}:v1")
+        ),
+        lambda: with_registry(lambda host: peers.curl_push(host, NAME, layers, 4)),
+        PAIRS,
+    )
+    results["push / curl"] = result
+    plot.draw("push", "curl", result, total / 1e6, RESULTS / "push-curl.png")
+    print(f"push / curl: {result['speed_ratio']} {result['interval']}", flush=True)
+
+
+def main() -> None:
+    os.environ["XDG_CACHE_HOME"] = str(fresh(DATA / "cache"))
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    model = DATA / f"model-{GB:g}"
+    weights.make_model(model, round(GB * 1e9))
+    results: dict[str, object] = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}",
+        "commit": subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True,
+                                 text=True, check=False).stdout.strip(),
+        "date": time.strftime("%Y-%m-%d"),
+        "gigabytes": GB,
+        "pairs": PAIRS,
+    }  # fmt: skip
+    results["index of 1 TB"] = scale.index_of_one_terabyte()
+    print(results["index of 1 TB"], flush=True)
+    results["peak memory"] = scale.memory_by_size(DATA, MODELPACK, registry)
+    print(results["peak memory"], flush=True)
+    bench_pull(model, results)
+    (RESULTS / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    for path in DATA.iterdir():
+        if path != model:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+if __name__ == "__main__":
+    main()
