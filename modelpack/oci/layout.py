@@ -94,6 +94,8 @@ class LayoutRepository:
             if tag or all(e.digest != digest for e in entries):
                 entries.append(entry)
             self._write_index(entries)
+            with contextlib.suppress(OSError):  # others may still be at work there
+                (self.directory / _PARTIAL).rmdir()
         return Descriptor(media_type, digest, len(data))
 
     def delete_manifest(self, target: str) -> None:
@@ -129,15 +131,15 @@ class LayoutRepository:
             if final.is_file() and _size(final) == blob.size:
                 return
             partial = self.directory / _PARTIAL / blob.digest.replace(":", "-")
-            partial.parent.mkdir(exist_ok=True)
             with _exclusive(partial) as fd:
+                if final.is_file() and _size(final) == blob.size:
+                    partial.unlink()  # somebody else was faster
+                    return
                 self._fill(fd, content, progress)
                 os.fsync(fd)
                 final.parent.mkdir(parents=True, exist_ok=True)
                 partial.replace(final)
             _sync_directory(final.parent)
-            with contextlib.suppress(OSError):
-                partial.parent.rmdir()
 
     def mount_blob(self, blob: Descriptor, repository: str) -> bool:  # noqa: ARG002
         """Return False: a layout has no neighbours."""
@@ -237,15 +239,11 @@ class LayoutRepository:
         with self._disk("write", path):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self.directory / _PARTIAL / f"small-{secrets.token_hex(8)}"
-            temporary.parent.mkdir(exist_ok=True)
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            with _exclusive(temporary) as fd:
+                os.write(fd, data)
+                os.fsync(fd)
+                temporary.replace(path)
             _sync_directory(path.parent)
-            with contextlib.suppress(OSError):
-                temporary.parent.rmdir()
 
     def _create(self) -> None:
         with self._disk("create", self.directory):
@@ -334,10 +332,22 @@ class _FileRange:
 
 @contextmanager
 def _exclusive(path: Path) -> Iterator[int]:
-    """Open a partial file; whoever comes second waits, and then continues or finds it finished."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
+    """Open and lock a partial file; whoever comes second waits and opens what is there then."""
+    while True:
+        path.parent.mkdir(exist_ok=True)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:
+            continue  # the directory was cleaned up meanwhile
         fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            # The holder before us has renamed it: that file is no longer the partial one.
+            if os.path.samestat(os.fstat(fd), path.stat()):
+                break
+        except FileNotFoundError:
+            pass
+        os.close(fd)
+    try:
         yield fd
     finally:
         os.close(fd)

@@ -1,0 +1,131 @@
+"""Files of a layout: durable when written, hostile when read, errors in words."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from modelpack.spec.errors import DiskError, LimitExceeded, ProtocolViolation
+
+_COPY_AGAIN: Final = "the layout is damaged: copy or push it again into an empty directory"
+_AGAIN: Final = "then run the same command again: it continues"
+_HINTS: Final = {
+    errno.ENOSPC: f"free some space, {_AGAIN}",
+    errno.EDQUOT: f"raise the quota, {_AGAIN}",
+    errno.EFBIG: "this file system, or `ulimit -f`, does not allow a file of that size",
+    errno.EROFS: "the file system is mounted read-only; choose another directory",
+    errno.EACCES: "check the owner and mode of the directory, or choose another",
+    errno.EPERM: "check the owner and mode of the directory, or choose another",
+    errno.EIO: "the disk reports errors: see `dmesg`",
+    errno.EXDEV: "the whole layout must be on one file system",
+    errno.ENOLCK: "this file system cannot lock files; choose another directory",
+}
+# O_NONBLOCK: a FIFO in place of a blob must not make anybody wait for its writer.
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+MODE: Final = 0o644  # as every other tool writes layouts: they are shared
+
+
+class DamagedLayout(ProtocolViolation):
+    """A layout that is not what the image specification says; no repetition will help."""
+
+    permanent = True
+
+    def __init__(self, message: str, *, hint: str = _COPY_AGAIN) -> None:
+        super().__init__(message, hint=hint)
+
+
+@contextmanager
+def disk_errors(doing: str, path: Path) -> Iterator[None]:
+    """Translate OSError inside the block to DiskError: "cannot <doing> <path>: <reason>"."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        hint = _HINTS.get(error.errno or 0, "")
+        raise DiskError(f"cannot {doing} {path}: {reason}", hint=hint) from error
+
+
+def open_regular(path: Path) -> tuple[int, int] | None:
+    """Open a regular file for reading; returns (descriptor, size), or None if there is nothing.
+
+    Raises DamagedLayout for anything else that has this name, DiskError.
+    """
+    try:
+        fd = os.open(path, _READ)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link; a socket
+            raise DamagedLayout(f"{path}: is not a regular file") from error
+        with disk_errors("open", path):
+            raise
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise DamagedLayout(f"{path}: is not a regular file")
+    return fd, status.st_size
+
+
+def read_bounded(path: Path, most: int) -> bytes | None:
+    """Read a whole file of at most `most` bytes; None if there is none.
+
+    Raises LimitExceeded, DamagedLayout, DiskError.
+    """
+    opened = open_regular(path)
+    if opened is None:
+        return None
+    fd, size = opened
+    with os.fdopen(fd, "rb") as file, disk_errors("read", path):
+        # The size is only a promise: somebody may be appending.
+        data = file.read(most + 1) if size <= most else b""
+    if size > most or len(data) > most:
+        raise LimitExceeded(f"{path}: {max(size, len(data))} bytes; expected at most {most}")
+    return data
+
+
+def write_durably(temporary: Path, path: Path, data: bytes) -> None:
+    """Create or replace `path`: after a crash at any instant it is the old or the new file."""
+    with disk_errors("write", path):
+        fd = os.open(temporary, _NEW, MODE)
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        temporary.rename(path)
+        sync_directory(path.parent)
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Write everything at the position of the descriptor."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory that survives a crash; it may be there. Raises DamagedLayout, DiskError.
+
+    Only a directory will do, not a link to one: else a hostile layout would have us write elsewhere.
+    """
+    with disk_errors("create", path):
+        try:
+            path.mkdir()
+        except FileExistsError:
+            if not stat.S_ISDIR(path.lstat().st_mode):
+                raise DamagedLayout(f"{path}: is not a directory") from None
+            return
+        sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
