@@ -117,7 +117,8 @@ def fast(**changes) -> ConnectSettings:
 @pytest.fixture
 def session(tmp_path, monkeypatch):
     """Make sessions; all of a test share one memory."""
-    monkeypatch.setattr("modelpack.transfer.engine._pause", lambda error, failures: 0)
+    for module in ("engine", "blob"):
+        monkeypatch.setattr(f"modelpack.transfer.{module}.pause", lambda error, failures: 0)
     database = Database(tmp_path / "state.sqlite")
 
     def make(**changes) -> Session:

@@ -26,7 +26,7 @@ from modelpack.spec.errors import (
 Value = TypeVar("Value")
 _ERROR_BYTES: Final = 64 * limits.KIB
 _MEANINGS: Final[dict[int, tuple[type[RegistryError], str]]] = {
-    401: (Unauthorized, "modelpack login REGISTRY"),
+    401: (Unauthorized, "modelpack login {host}"),
     403: (Denied, "ask for the permission, or log in as somebody else"),
     404: (NotFound, "check the name and the tag"),
     413: (
@@ -66,7 +66,7 @@ def failure(response: BaseHTTPResponse, what: str) -> RegistryError:
         return Unavailable(message, hint="try later", retry_after=_retry_after(response))
     if status in _MEANINGS:
         kind, hint = _MEANINGS[status]
-        return kind(message, hint=hint)
+        return kind(message, hint=hint.format(host=what.partition("/")[0]))
     return Rejected(message) if 400 <= status < 500 else ProtocolViolation(message)
 
 

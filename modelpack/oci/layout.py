@@ -1,375 +1,280 @@
-"""An OCI image layout on disk (image-spec v1.1, image-layout.md): a registry without a server."""
+"""A repository on disk: an OCI image layout (image-spec v1.1, image-layout.md).
 
-import contextlib
-import fcntl
-import os
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+What is written here is read by skopeo, podman, umoci and every other reader of layouts. What is
+ours alone lies in `.modelpack/` beside the files of the specification: locks and partial blobs. A
+process that dies at any instant leaves a layout that is complete for everybody else, and the next
+run continues.
+"""
+
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from modelpack.spec import limits, media
-from modelpack.spec.digest import Digest
-from modelpack.spec.errors import (
-    BadManifest,
-    DiskError,
-    IntegrityError,
-    LimitExceeded,
-    ModelpackError,
-    NotFound,
-    ProtocolViolation,
-    Rejected,
+from modelpack.oci.checked import CheckedManifest, check_manifest
+from modelpack.oci.layout_blobs import Blobs, FileStream
+from modelpack.oci.layout_disk import (
+    DamagedLayout,
+    disk_errors,
+    make_directory,
+    read_bounded,
+    sync_directory,
+    write_durably,
 )
-from modelpack.spec.manifest import Descriptor, Index, Manifest, decode, encode
+from modelpack.oci.layout_graph import Node, lenient, parent_of, reached, strict, walk
+from modelpack.oci.layout_index import LayoutIndex
+from modelpack.oci.layout_lock import Beat, Lease, exclusive
+from modelpack.oci.layout_upload import Uploads
+from modelpack.spec import limits
+from modelpack.spec.errors import ArtifactError, NotFound, RegistryError, Rejected
+from modelpack.spec.manifest import Descriptor
+from modelpack.spec.names import RESERVED_DIRECTORY
 from modelpack.spec.progress import Progress
 from modelpack.spec.source import Content
 
-_REF_NAME: Final = "org.opencontainers.image.ref.name"
-_MARKER: Final = b'{"imageLayoutVersion":"1.0.0"}'
-_INDEX_BYTES: Final = 64 * limits.MIB
-_PARTIAL: Final = ".modelpack"  # beside blobs/, where no reader looks
+_VERSION: Final = "1.0.0"
+_OURS: Final = frozenset({RESERVED_DIRECTORY, "blobs", "index.json", "oci-layout"})
+
+
+class _Marker(msgspec.Struct, rename="camel"):
+    image_layout_version: str
 
 
 class LayoutRepository:
-    """A layout directory (a `spec.registry.Repository`). Processes may share it."""
+    """One layout directory (a `spec.registry.Repository`).
+
+    The directory is created by the first put. Reading leaves no trace and needs no permission to
+    write. Garbage is collected when something is removed: blobs that no listed manifest reaches,
+    unless some process is just pushing with modelpack, or a listed manifest cannot be read. Other
+    tools know no such courtesy: remove nothing while skopeo copies into the same layout.
+    """
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
         self.name = f"oci:{directory}"
+        self._root = directory.absolute()
+        private = self._root / RESERVED_DIRECTORY
+        self._private = private
+        self._blobs = Blobs(self._root, self.name)
+        self._uploads = Uploads(private / "uploads", self.name)
+        self._lease = Lease(private / "pushing")
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Let other processes collect what was not published."""
+        self._lease.close()
 
     def manifest(self, target: str) -> tuple[Descriptor, bytes]:
-        """Read a manifest by tag or digest (see Repository)."""
-        entries = self._entries()
-        if ":" in target:
-            found = next((e for e in entries if e.digest == target), None)
-            digest = Digest.parse(target)
-        else:
-            found = next((e for e in entries if _tag(e) == target), None)
-            if found is None:
-                known = ", ".join(sorted(filter(None, map(_tag, entries)))[:10]) or "none"
-                raise NotFound(f"{self.name}: no tag {target!r}; there are: {known}")
-            digest = found.checked_digest
-        path = self._blob_path(str(digest))
-        with self._disk("read", path):
-            if _size(path) > limits.MANIFEST_BYTES:
-                raise LimitExceeded(f"{self.name}@{digest}: a manifest of {_size(path)} bytes")
-            data = path.read_bytes()
-        got = Digest.of(data, digest.algorithm)
-        if got != digest:
-            raise IntegrityError(
-                f"manifest {digest}", expected=str(digest), got=str(got), source=self.name
+        """Read a manifest (see Repository); by digest also one that only an index names."""
+        index = self._index()
+        found = self._find(index, target)
+        if found is None:
+            raise self._not_found(index, target)
+        data = self._blobs.manifest(found)
+        if data is None:
+            raise NotFound(
+                f"{self.name}: names the manifest {found.digest} but does not hold it",
+                hint="the layout is incomplete: copy or push the artifact again",
             )
-        media_type = found.media_type if found else _media_type(data)
-        return Descriptor(media_type, str(digest), len(data)), data
+        return Descriptor(found.media_type, found.digest, found.size), data
 
     def put_manifest(self, data: bytes, media_type: str, tag: str = "") -> Descriptor:
-        """Store a manifest and name it in index.json (see Repository)."""
-        manifest = decode(data, self.name)
-        named = (
-            [manifest.config, *manifest.layers]
-            if isinstance(manifest, Manifest)
-            else list(manifest.manifests)
-        )
-        for part in named:
-            if self.stat_blob(part.digest) is None:
-                raise Rejected(f"{self.name}: the manifest names {part.digest}, which is not here")
-        digest = str(Digest.of(data))
-        with self._locked():
-            self._write(self._blob_path(digest), data)
-            entry = Descriptor(
-                media_type, digest, len(data),
-                annotations={_REF_NAME: tag} if tag else None,
-                artifact_type=manifest.artifact_type,
-            )  # fmt: skip
-            entries = [
-                e for e in self._entries()
-                if not (tag and _tag(e) == tag) and not (e.digest == digest and not _tag(e))
-            ]  # fmt: skip
-            if tag or all(e.digest != digest for e in entries):
-                entries.append(entry)
-            self._write_index(entries)
-            with contextlib.suppress(OSError):  # others may still be at work there
-                (self.directory / _PARTIAL).rmdir()
-        return Descriptor(media_type, digest, len(data))
+        """Store a manifest (see Repository)."""
+        checked = check_manifest(data, media_type, tag, self.name)
+        self._create()
+        with exclusive(self._lock):
+            index = self._index()
+            self._require(index, checked)
+            path = self._blobs.prepare(checked.descriptor.digest)
+            write_durably(self._private / "manifest", path, data)
+            self._store(index, index.put(checked.descriptor, tag))
+        self._lease.settle(blob.digest for blob in checked.blobs)
+        return checked.descriptor
 
     def delete_manifest(self, target: str) -> None:
-        """Remove a tag, or a manifest with all its tags, and blobs nobody names any more."""
-        with self._locked():
-            entries = self._entries()
-            kept = [e for e in entries if target not in (_tag(e), e.digest)]
-            if len(kept) == len(entries):
-                raise NotFound(f"{self.name}: no {target!r}")
-            self._write_index(kept)
-            self._collect_garbage(kept)
+        """Remove a manifest or a tag (see Repository), and the blobs that nobody needs any more.
+
+        A manifest is gone with its last tag. One that an index names goes with the index only:
+        Rejected.
+        """
+        self._index()
+        make_directory(self._private)
+        with exclusive(self._lock) as beat:
+            index = self._index()
+            descriptor = self._find(index, target)
+            if descriptor is None:
+                raise self._not_found(index, target)
+            if ":" not in target:
+                remaining = index.remove_tag(target)
+            else:
+                parent = parent_of(target, self._nodes(index))
+                if parent is not None:
+                    raise Rejected(
+                        f"{self.name}@{target}: the index {parent[0].descriptor.digest} names it",
+                        hint="remove that index first",
+                    )
+                remaining = index.remove(target)
+            self._store(index, remaining)
+            self._collect(remaining, beat)
 
     def tags(self) -> list[str]:
         """List all tags (see Repository)."""
-        return sorted({tag for entry in self._entries() if (tag := _tag(entry))})
+        return self._index().tags()
 
     def stat_blob(self, digest: str) -> int | None:
-        """Return the size of a blob (see Repository)."""
-        path = self._blob_path(digest)
-        try:
-            return _size(path)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise DiskError(f"cannot look at {path}: {error.strerror}") from error
+        """Return the size of a blob (see Repository); until `close` it will not be collected."""
+        size = self._blobs.size(digest)
+        if size is not None:
+            self._lease.hold(digest, create=False)
+            size = self._blobs.size(digest)  # it may have gone just before
+        return size
 
     def put_blob(self, content: Content, progress: Progress) -> None:
-        """Store a blob (see Repository); an interrupted one is continued after being hashed."""
+        """Store a blob (see Repository); one that is here already is not read."""
         blob = content.blob
-        final = self._blob_path(blob.digest)
-        with self._disk("write", final):
-            self._create()
-            if final.is_file() and _size(final) == blob.size:
-                return
-            partial = self.directory / _PARTIAL / blob.digest.replace(":", "-")
-            with _exclusive(partial) as fd:
-                if final.is_file() and _size(final) == blob.size:
-                    partial.unlink()  # somebody else was faster
-                    return
-                self._fill(fd, content, progress)
-                os.fsync(fd)
-                final.parent.mkdir(parents=True, exist_ok=True)
-                partial.replace(final)
-            _sync_directory(final.parent)
+        target = self._blobs.path(blob.digest)
+        self._create()
+        self._lease.hold(blob.digest, create=True)
+        if self._blobs.size(blob.digest) == blob.size:
+            progress.expect(-blob.size)
+            return
+        self._blobs.prepare(blob.digest)
+        self._uploads.put(content, target, progress)
 
     def mount_blob(self, blob: Descriptor, repository: str) -> bool:  # noqa: ARG002
         """Return False: a layout has no neighbours."""
         return False
 
     def referrers(self, digest: str, artifact_type: str = "") -> list[Descriptor]:
-        """List manifests whose subject is `digest` (see Repository)."""
-        found = []
-        for entry in self._entries():
-            try:
-                manifest = decode(self.manifest(entry.digest)[1], self.name)
-            except ModelpackError:
-                continue
-            if isinstance(manifest, Manifest) and manifest.subject:
-                kind = manifest.artifact_type or manifest.config.media_type
-                if manifest.subject.digest == digest and artifact_type in ("", kind):
-                    found.append(
-                        Descriptor(
-                            entry.media_type, entry.digest, entry.size,
-                            annotations=manifest.annotations, artifact_type=kind,
-                        )
-                    )  # fmt: skip
-        return list({entry.digest: entry for entry in found}.values())
+        """List referrers (see Repository), those that only a fallback tag names included."""
+        try:
+            nodes = self._nodes(self._index())
+        except NotFound:
+            return []
+        found = (node.as_referrer() for node in nodes if node.refers_to(digest))
+        return [entry for entry in found if artifact_type in ("", entry.artifact_type)]
 
-    @contextmanager
-    def open(self, blob: Descriptor, offset: int, length: int) -> Iterator["_FileRange"]:
+    def open(self, blob: Descriptor, offset: int, length: int) -> FileStream:
         """Stream a range (see BlobSource)."""
-        path = self._blob_path(blob.digest)
-        with self._disk("read", path):
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            size = os.fstat(fd).st_size
-            if offset + length > size:
-                raise ProtocolViolation(
-                    f"{path}: has {size} bytes, {offset + length} are needed",
-                    hint="the layout is damaged: copy it again",
+        return self._blobs.open(blob, offset, length)
+
+    @property
+    def _lock(self) -> Path:
+        return self._private / "lock"
+
+    def _index(self) -> LayoutIndex:
+        """Read index.json. Raises NotFound, Rejected, DamagedLayout, LimitExceeded, DiskError."""
+        marker = self._root / "oci-layout"
+        data = read_bounded(marker, limits.KIB)
+        if data is None:
+            if _is_file(self._root):
+                raise Rejected(
+                    f"{self.name}: is a file; expected the directory of an OCI layout",
+                    hint="unpack an archive first: mkdir DIR && tar -xf FILE -C DIR",
                 )
-            yield _FileRange(fd, offset, length, path)
-        finally:
-            os.close(fd)
-
-    def _fill(self, fd: int, content: Content, progress: Progress) -> None:
-        blob = content.blob
-        hasher = blob.checked_digest.hasher()
-        offset = 0
-        buffer = memoryview(bytearray(limits.MIB))
-        if os.fstat(fd).st_size > blob.size:
-            os.ftruncate(fd, 0)
-        while got := os.preadv(fd, [buffer], offset):
-            hasher.update(buffer[:got])
-            offset += got
-        progress.expect(-offset)  # an earlier run wrote these
-        for part in content.read_from(offset):
-            hasher.update(part)
-            rest = memoryview(part)
-            while rest:
-                done = os.pwrite(fd, rest, offset)
-                rest, offset = rest[done:], offset + done
-            progress.advance(len(part))
-        got_digest = hasher.hexdigest()
-        if offset != blob.size or got_digest != blob.checked_digest.hex:
-            os.ftruncate(fd, 0)
-            raise IntegrityError(
-                f"layer {blob.digest}", expected=f"{blob.size} bytes, {blob.digest}",
-                got=f"{offset} bytes, {got_digest}", source="what was to be stored",
-                hint="a file changed while it was read: run again",
-            )  # fmt: skip
-
-    def _entries(self) -> list[Descriptor]:
-        path = self.directory / "index.json"
-        try:
-            if _size(path) > _INDEX_BYTES:
-                raise LimitExceeded(f"{path}: {_size(path)} bytes; at most {_INDEX_BYTES}")
-            data = path.read_bytes()
-        except FileNotFoundError:
             raise NotFound(
-                f"{self.name}: no OCI layout there", hint="a layout is a directory with index.json"
-            ) from None
-        except NotADirectoryError:
-            raise NotFound(f"{self.name}: not a directory, so no OCI layout") from None
-        except OSError as error:
-            raise DiskError(f"cannot read {path}: {error.strerror}") from error
+                f"{self.name}: no OCI layout is here (no oci-layout file)",
+                hint="check the path; a push creates it",
+            )
         try:
-            entries = msgspec.json.decode(data, type=Index).manifests
-            for entry in entries:
-                Digest.parse(entry.digest)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ModelpackError) as error:
-            raise BadManifest(f"{path}: not the index of a layout: {error}") from None
-        return list(entries)
+            version = msgspec.json.decode(data, type=_Marker).image_layout_version
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise DamagedLayout(f"{marker}: {error}") from error
+        if version != _VERSION:
+            raise DamagedLayout(
+                f"{marker}: version {version[:20]!r}; expected {_VERSION}", hint="update modelpack"
+            )
+        path = self._root / "index.json"
+        data = read_bounded(path, limits.JSON_BODY_BYTES)
+        if data is None:
+            raise DamagedLayout(f"{path}: is missing")
+        return LayoutIndex.parse(data, str(path))
 
-    def _write_index(self, entries: list[Descriptor]) -> None:
-        index = Index(media_type=media.OCI_INDEX, manifests=tuple(entries))
-        self._write(self.directory / "index.json", encode(index))
-
-    def _write(self, path: Path, data: bytes) -> None:
-        """Replace a small file durably."""
-        with self._disk("write", path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.directory / _PARTIAL / f"small-{secrets.token_hex(8)}"
-            with _exclusive(temporary) as fd:
-                os.write(fd, data)
-                os.fsync(fd)
-                temporary.replace(path)
-            _sync_directory(path.parent)
+    def _store(self, before: LayoutIndex, after: LayoutIndex) -> None:
+        if after != before:
+            write_durably(self._private / "index", self._root / "index.json", after.encode())
 
     def _create(self) -> None:
-        with self._disk("create", self.directory):
-            (self.directory / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
-        marker = self.directory / "oci-layout"
-        if not marker.exists():
-            self._write(marker, _MARKER)
-        if not (self.directory / "index.json").exists():
-            self._write_index([])
+        """Make the directory a layout if it is none. Raises Rejected where that would litter."""
+        marker = self._root / "oci-layout"
+        if not _is_file(marker):
+            with disk_errors("create", self._root):
+                self._root.mkdir(parents=True, exist_ok=True)
+                foreign = sorted({entry.name for entry in self._root.iterdir()} - _OURS)
+                sync_directory(self._root.parent)
+            if foreign and not _is_file(marker):
+                raise Rejected(
+                    f"{self.name}: holds {foreign[0]!r} and is no OCI layout; nothing was written",
+                    hint="choose an empty or a new directory",
+                )
+        make_directory(self._private)
+        if _is_file(marker):
+            return
+        with exclusive(self._lock):
+            # The marker comes last: where it is, everything else is.
+            if not _is_file(marker):
+                make_directory(self._root / "blobs")
+                temporary = self._private / "index"
+                if not (self._root / "index.json").exists():
+                    empty = LayoutIndex.empty().encode()
+                    write_durably(temporary, self._root / "index.json", empty)
+                write_durably(temporary, marker, msgspec.json.encode(_Marker(_VERSION)))
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep other writers of index.json out; readers see the old or the new one."""
-        if not self.directory.exists():
-            self._create()
-        with self._disk("lock", self.directory):
-            fd = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        try:
-            self._create()
-            yield
-        finally:
-            os.close(fd)
+    def _find(self, index: LayoutIndex, target: str) -> Descriptor | None:
+        if ":" not in target:
+            return index.tagged(target)
+        self._blobs.path(target)  # raises Rejected for what is no digest
+        listed = index.listed(target)
+        if listed is not None:
+            return listed
+        parent = parent_of(target, self._nodes(index))
+        return parent[1] if parent else None
 
-    def _collect_garbage(self, entries: list[Descriptor]) -> None:
-        reachable: set[str] = set()
-        waiting = [entry.digest for entry in entries]
-        while waiting:
-            digest = waiting.pop()
-            if digest in reachable:
-                continue
-            reachable.add(digest)
+    def _nodes(self, index: LayoutIndex) -> Iterable[Node]:
+        return walk(_roots(index), lenient(strict(self._blobs.manifest)))
+
+    def _require(self, index: LayoutIndex, checked: CheckedManifest) -> None:
+        """Check that everything is here that a manifest names."""
+        for child in checked.manifests:
+            if self._find(index, child.digest) is None:
+                raise checked.lacks(child)
+        for blob in (*checked.blobs, *checked.manifests):
+            size = self._blobs.size(blob.digest)
+            if size is None:
+                raise checked.lacks(blob)
+            if size != blob.size:
+                raise DamagedLayout(
+                    f"{self._blobs.path(blob.digest)}: {size} bytes; expected {blob.size}",
+                    hint="delete this file, then push again",
+                )
+
+    def _not_found(self, index: LayoutIndex, target: str) -> NotFound:
+        separator = "@" if ":" in target else ":"
+        tags = index.tags()
+        there = tags or [f"@{root.digest}" for root in _roots(index)]
+        hint = f"there are: {', '.join(there[:10])}" if there else "the layout is empty"
+        return NotFound(f"{self.name}{separator}{target}: no such manifest", hint=hint)
+
+    def _collect(self, index: LayoutIndex, beat: Beat) -> None:
+        with self._lease.nobody() as beat_too:
+            if beat_too is None:
+                return
             try:
-                manifest = decode(self.manifest(digest)[1], self.name)
-            except ModelpackError:
-                continue
-            if isinstance(manifest, Index):
-                waiting += [entry.digest for entry in manifest.manifests]
-            else:
-                reachable.update(part.digest for part in (manifest.config, *manifest.layers))
-        for path in (self.directory / "blobs").glob("*/*"):
-            if f"{path.parent.name}:{path.name}" not in reachable:
-                with self._disk("remove", path):
-                    path.unlink()
-
-    def _blob_path(self, digest: str) -> Path:
-        checked = Digest.parse(digest)
-        return self.directory / "blobs" / checked.algorithm / checked.hex
-
-    @contextmanager
-    def _disk(self, doing: str, path: Path) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise NotFound(f"{self.name}: {path.name} is not there") from error
-        except OSError as error:
-            raise DiskError(
-                f"cannot {doing} {path}: {error.strerror}",
-                hint="check space, owner and mode of the layout; the same command continues",
-            ) from error
+                kept = reached(_roots(index), strict(self._blobs.manifest))
+            except (RegistryError, ArtifactError):
+                return  # what it names cannot be known
+            for digest, path in self._blobs.all():
+                if digest not in kept:
+                    with disk_errors("remove", path):
+                        path.unlink(missing_ok=True)
+                    beat()
+                    beat_too()
+            self._uploads.expire()
 
 
-class _FileRange:
-    """Reads a range of a file through one reused buffer."""
-
-    def __init__(self, fd: int, offset: int, length: int, path: Path) -> None:
-        self._fd = fd
-        self._offset = offset
-        self._left = length
-        self._path = path
-        self._buffer = memoryview(bytearray(min(length, limits.MIB)))
-
-    def read(self, size: int, /) -> memoryview:
-        """Return the next bytes (see ByteStream)."""
-        wanted = min(size, self._left, len(self._buffer))
-        try:
-            got = os.preadv(self._fd, [self._buffer[:wanted]], self._offset) if wanted else 0
-        except OSError as error:
-            raise DiskError(f"cannot read {self._path}: {error.strerror}") from error
-        if got == 0 and wanted:
-            raise ProtocolViolation(f"{self._path}: became shorter while it was read")
-        self._offset += got
-        self._left -= got
-        return self._buffer[:got]
+def _roots(index: LayoutIndex) -> list[Descriptor]:
+    return [entry.descriptor for entry in index.entries]
 
 
-@contextmanager
-def _exclusive(path: Path) -> Iterator[int]:
-    """Open and lock a partial file; whoever comes second waits and opens what is there then."""
-    while True:
-        path.parent.mkdir(exist_ok=True)
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except FileNotFoundError:
-            continue  # the directory was cleaned up meanwhile
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        try:
-            # The holder before us has renamed it: that file is no longer the partial one.
-            if os.path.samestat(os.fstat(fd), path.stat()):
-                break
-        except FileNotFoundError:
-            pass
-        os.close(fd)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
-
-
-def _tag(entry: Descriptor) -> str:
-    return (entry.annotations or {}).get(_REF_NAME, "")
-
-
-def _media_type(data: bytes) -> str:
-    found = decode(data, "manifest")
-    default = media.OCI_INDEX if isinstance(found, Index) else media.OCI_MANIFEST
-    return found.media_type or default
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _is_file(path: Path) -> bool:
+    with disk_errors("look at", path):
+        return path.is_file()

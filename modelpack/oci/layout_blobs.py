@@ -41,8 +41,9 @@ class Blobs:
             raise Rejected(f"{self._name}: {digest}: layouts hold sha256 and sha512 only")
         directory = self._root / parsed.algorithm
         for part in (self._root, directory):
-            # A link would have us read, and write, wherever a hostile layout points.
-            if part.is_symlink():
+            with disk_errors("look at", part):
+                linked = part.is_symlink()
+            if linked:  # it would have us read, and write, wherever a hostile layout points
                 raise DamagedLayout(
                     f"{part}: is a symbolic link; expected a directory",
                     hint="copy the layout with `cp -rL` first",
@@ -85,7 +86,7 @@ class Blobs:
         return data
 
     def open(self, blob: Descriptor, offset: int, length: int) -> "FileStream":
-        """Stream a range (see spec.source.BlobSource). Raises NotFound, DamagedLayout, DiskError."""
+        """Stream a range (see BlobSource). Raises NotFound, DamagedLayout, DiskError."""
         path = self.path(blob.digest)
         opened = open_regular(path)
         if opened is None:
@@ -109,8 +110,8 @@ class Blobs:
             directory = self._root / algorithm
             if directory.is_symlink() or not directory.is_dir():
                 continue
-            with disk_errors("list", directory):
-                names = os.listdir(directory)
+            with disk_errors("list", directory), os.scandir(directory) as entries:
+                names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
             for name in names:
                 if pattern.fullmatch(name):
                     yield f"{algorithm}:{name}", directory / name

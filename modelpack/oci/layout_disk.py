@@ -108,9 +108,10 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Create a directory that survives a crash; it may be there. Raises DamagedLayout, DiskError.
+    """Create a directory that survives a crash; it may be there.
 
-    Only a directory will do, not a link to one: else a hostile layout would have us write elsewhere.
+    Only a directory will do, not a link to one: a hostile layout would have us write elsewhere.
+    Raises DamagedLayout, DiskError.
     """
     with disk_errors("create", path):
         try:

@@ -1,167 +1,262 @@
-"""A registry in memory: the twin that tests and simulations use."""
+"""A registry in memory: what tests and examples push to, and the model of what the others do."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from modelpack.oci.checked import CheckedManifest, check_manifest
 from modelpack.spec import limits
 from modelpack.spec.digest import Digest
-from modelpack.spec.errors import IntegrityError, NotFound, ProtocolViolation, Rejected
-from modelpack.spec.manifest import Descriptor, Manifest, decode
+from modelpack.spec.errors import (
+    BadReference,
+    BadSource,
+    IntegrityError,
+    NotFound,
+    ProtocolViolation,
+    Rejected,
+)
+from modelpack.spec.manifest import Descriptor, Index, Manifest, decode
 from modelpack.spec.progress import Progress
 from modelpack.spec.source import Content
 
 
-@dataclass
-class _Contents:
+@dataclass(slots=True)
+class _Shelf:
+    """One repository. `listed` are manifests that stand for themselves, not only in an index."""
+
     blobs: dict[str, bytes] = field(default_factory=dict)
-    manifests: dict[str, tuple[str, bytes]] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
     partial: dict[str, bytearray] = field(default_factory=dict)
+    manifests: dict[str, bytes] = field(default_factory=dict)
+    listed: dict[str, Descriptor] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def known(self) -> dict[str, Descriptor]:
+        """Return the listed manifests and those that indexes name, as they are described there."""
+        found = dict(self.listed)
+        waiting = list(found)
+        while waiting:
+            for child in self.children(waiting.pop()):
+                if child.digest not in found:
+                    found[child.digest] = child
+                    waiting.append(child.digest)
+        return found
+
+    def children(self, digest: str) -> tuple[Descriptor, ...]:
+        """Return what an index names; nothing for other manifests."""
+        if digest not in self.manifests:
+            return ()
+        manifest = decode(self.manifests[digest], digest)
+        return manifest.manifests if isinstance(manifest, Index) else ()
 
 
 class MemoryRegistry:
-    """Repositories by name."""
+    """Several repositories, so that blobs can be mounted. Thread-safe."""
 
     def __init__(self) -> None:
-        self._contents: dict[str, _Contents] = {}
-        self.lock = threading.RLock()
+        self._shelves: dict[str, _Shelf] = {}
+        self._lock = threading.RLock()
 
-    def repository(self, name: str) -> "MemoryRepository":
-        """Return a view of the repository `name`."""
-        return MemoryRepository(self, name)
-
-    def contents(self, name: str, *, create: bool = False) -> _Contents:
-        """Return what a repository holds; raises NotFound if nothing was ever put there."""
-        with self.lock:
+    @contextmanager
+    def shelf(self, name: str, *, create: bool = False) -> Iterator[_Shelf]:
+        """Work on one repository while nobody else does. Raises NotFound."""
+        with self._lock:
             if create:
-                return self._contents.setdefault(name, _Contents())
-            if name not in self._contents:
-                raise NotFound(f"{name}: no such repository")
-            return self._contents[name]
+                self._shelves.setdefault(name, _Shelf())
+            if name not in self._shelves:
+                raise NotFound(f"{name}: no such repository", hint="check the name")
+            yield self._shelves[name]
 
 
 class MemoryRepository:
-    """One repository in memory (a `spec.registry.Repository`)."""
+    """One repository (a `spec.registry.Repository`).
+
+    It differs from a layout only in that blobs stay when nothing names them any more.
+    """
 
     def __init__(self, registry: MemoryRegistry, name: str) -> None:
         self.name = name
         self._registry = registry
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: there are no connections."""
 
     def manifest(self, target: str) -> tuple[Descriptor, bytes]:
         """Return a manifest (see Repository)."""
-        contents = self._registry.contents(self.name)
-        digest = target if ":" in target else contents.tags.get(target, "")
-        if digest not in contents.manifests:
-            raise NotFound(f"{self.name}: no manifest {target}")
-        media_type, data = contents.manifests[digest]
-        return Descriptor(media_type, digest, len(data)), data
+        with self._registry.shelf(self.name) as shelf:
+            descriptor = self._find(shelf, target)
+            return descriptor, shelf.manifests[descriptor.digest]
 
     def put_manifest(self, data: bytes, media_type: str, tag: str = "") -> Descriptor:
         """Store a manifest (see Repository)."""
-        manifest = decode(data, self.name)
-        with self._registry.lock:
-            contents = self._registry.contents(self.name, create=True)
-            if isinstance(manifest, Manifest):
-                missing = [
-                    part.digest
-                    for part in (manifest.config, *manifest.layers)
-                    if part.digest not in contents.blobs
-                ]
-            else:
-                missing = [
-                    e.digest for e in manifest.manifests if e.digest not in contents.manifests
-                ]
-            if missing:
-                raise Rejected(f"{self.name}: the manifest names {missing[0]}, which is not here")
-            digest = str(Digest.of(data))
-            contents.manifests[digest] = (media_type, data)
+        checked = check_manifest(data, media_type, tag, self.name)
+        descriptor = checked.descriptor
+        with self._registry.shelf(self.name, create=True) as shelf:
+            self._require(shelf, checked)
+            shelf.manifests[descriptor.digest] = bytes(data)
+            shelf.listed.setdefault(descriptor.digest, descriptor)
             if tag:
-                contents.tags[tag] = digest
-        return Descriptor(media_type, digest, len(data))
+                shelf.tags[tag] = descriptor.digest
+        return descriptor
 
     def delete_manifest(self, target: str) -> None:
-        """Remove a tag, or a manifest and its tags (see Repository)."""
-        with self._registry.lock:
-            contents = self._registry.contents(self.name)
-            if contents.tags.pop(target, None) is not None:
-                return
-            if contents.manifests.pop(target, None) is None:
-                raise NotFound(f"{self.name}: no manifest {target}")
-            for tag in [tag for tag, digest in contents.tags.items() if digest == target]:
-                del contents.tags[tag]
+        """Remove a manifest or a tag (see Repository).
+
+        A manifest is gone with its last tag. One that an index names goes with the index only:
+        Rejected.
+        """
+        with self._registry.shelf(self.name) as shelf:
+            digest = self._find(shelf, target).digest
+            if ":" not in target:
+                del shelf.tags[target]
+            elif any(digest == child.digest for d in shelf.known() for child in shelf.children(d)):
+                raise Rejected(
+                    f"{self.name}@{target}: an index names it", hint="remove that index first"
+                )
+            else:
+                shelf.tags = {tag: d for tag, d in shelf.tags.items() if d != digest}
+            if digest not in shelf.tags.values():
+                shelf.listed.pop(digest, None)
+            known = shelf.known()
+            shelf.manifests = {d: data for d, data in shelf.manifests.items() if d in known}
 
     def tags(self) -> list[str]:
-        """List tags (see Repository)."""
-        return sorted(self._registry.contents(self.name).tags)
+        """List all tags (see Repository)."""
+        with self._registry.shelf(self.name) as shelf:
+            return sorted(shelf.tags)
 
     def stat_blob(self, digest: str) -> int | None:
         """Return the size of a blob (see Repository)."""
-        data = self._registry.contents(self.name, create=True).blobs.get(digest)
+        _checked(digest, self.name)
+        try:
+            with self._registry.shelf(self.name) as shelf:
+                data = shelf.blobs.get(digest)
+        except NotFound:
+            return None
         return None if data is None else len(data)
 
     def put_blob(self, content: Content, progress: Progress) -> None:
-        """Store a blob, continuing an interrupted one (see Repository)."""
+        """Store a blob (see Repository); one that is here already is not read."""
         blob = content.blob
-        contents = self._registry.contents(self.name, create=True)
-        if blob.digest in contents.blobs:
-            return
-        partial = contents.partial.setdefault(blob.digest, bytearray())
-        for part in content.read_from(len(partial)):
-            partial += part
-            progress.advance(len(part))
-        del contents.partial[blob.digest]
-        data = bytes(partial)
-        got = Digest.of(data, blob.checked_digest.algorithm)
-        if got != blob.checked_digest or len(data) != blob.size:
-            raise IntegrityError(
-                f"layer {blob.digest}", expected=blob.digest, got=str(got), source="the content"
-            )
-        contents.blobs[blob.digest] = data
+        _checked(blob.digest, self.name)
+        with self._registry.shelf(self.name, create=True) as shelf:
+            if blob.digest in shelf.blobs:
+                progress.expect(-blob.size)
+                return
+            # Whoever comes meanwhile starts anew: nobody waits for another thread's source.
+            received = shelf.partial.pop(blob.digest, bytearray())
+        progress.expect(-len(received))
+        try:
+            for part in content.read_from(len(received)):
+                received += part
+                progress.advance(len(part))
+                if len(received) > blob.size:
+                    break
+            self._verify(blob, received)
+        except (BadSource, IntegrityError):
+            raise
+        except BaseException:
+            with self._registry.shelf(self.name) as shelf:
+                shelf.partial[blob.digest] = received
+            raise
+        with self._registry.shelf(self.name) as shelf:
+            shelf.blobs[blob.digest] = bytes(received)
 
     def mount_blob(self, blob: Descriptor, repository: str) -> bool:
-        """Link a blob of a neighbour (see Repository)."""
+        """Share a blob with a neighbour of the same registry (see Repository)."""
+        _checked(blob.digest, self.name)
         try:
-            data = self._registry.contents(repository).blobs.get(blob.digest)
+            with self._registry.shelf(repository) as neighbour:
+                data = neighbour.blobs.get(blob.digest)
         except NotFound:
             return False
         if data is None:
             return False
-        self._registry.contents(self.name, create=True).blobs[blob.digest] = data
+        with self._registry.shelf(self.name, create=True) as shelf:
+            shelf.blobs[blob.digest] = data
         return True
 
     def referrers(self, digest: str, artifact_type: str = "") -> list[Descriptor]:
-        """List manifests with this subject (see Repository)."""
-        found = []
-        for own, (media_type, data) in self._registry.contents(self.name).manifests.items():
-            manifest = decode(data, self.name)
-            if isinstance(manifest, Manifest) and manifest.subject:
-                kind = manifest.artifact_type or manifest.config.media_type
-                if manifest.subject.digest == digest and artifact_type in ("", kind):
-                    found.append(Descriptor(media_type, own, len(data), artifact_type=kind))
-        return found
+        """List referrers (see Repository)."""
+        try:
+            with self._registry.shelf(self.name) as shelf:
+                known = [(d, shelf.manifests[d.digest]) for d in shelf.known().values()]
+        except NotFound:
+            return []
+        found = [
+            Descriptor(
+                descriptor.media_type, descriptor.digest, descriptor.size,
+                annotations=manifest.annotations,
+                artifact_type=manifest.artifact_type or manifest.config.media_type,
+            )
+            for descriptor, data in known
+            if isinstance(manifest := decode(data, self.name), Manifest)
+            and manifest.subject is not None
+            and manifest.subject.digest == digest
+        ]  # fmt: skip
+        return [entry for entry in found if artifact_type in ("", entry.artifact_type)]
 
     @contextmanager
-    def open(self, blob: Descriptor, offset: int, length: int) -> Iterator["_View"]:
+    def open(self, blob: Descriptor, offset: int, length: int) -> Iterator["_Stream"]:
         """Stream a range (see BlobSource)."""
-        data = self._registry.contents(self.name).blobs.get(blob.digest)
+        what = f"{self.name}@{blob.digest}"
+        _checked(blob.digest, self.name)
+        with self._registry.shelf(self.name) as shelf:
+            data = shelf.blobs.get(blob.digest)
         if data is None:
-            raise NotFound(f"{self.name}: no blob {blob.digest}")
-        if offset + length > len(data):
-            raise ProtocolViolation(f"{self.name}: {blob.digest} has {len(data)} bytes")
-        yield _View(memoryview(data)[offset : offset + length])
+            raise NotFound(f"{what}: no such blob", hint="the artifact is incomplete")
+        if len(data) != blob.size or not 0 <= offset < offset + length <= len(data):
+            raise ProtocolViolation(
+                f"{what}: {len(data)} bytes; asked for {offset} to {offset + length - 1}"
+            )
+        yield _Stream(memoryview(data)[offset : offset + length])
+
+    def _find(self, shelf: _Shelf, target: str) -> Descriptor:
+        if ":" in target:
+            _checked(target, self.name)
+        digest = target if ":" in target else shelf.tags.get(target, "")
+        found = shelf.known().get(digest)
+        if found is None or digest not in shelf.manifests:
+            raise NotFound(f"{self.name}: no manifest {target}", hint="check the tag")
+        return Descriptor(found.media_type, found.digest, found.size)
+
+    def _require(self, shelf: _Shelf, checked: CheckedManifest) -> None:
+        known = shelf.known()
+        for child in checked.manifests:
+            if child.digest not in known or child.digest not in shelf.manifests:
+                raise checked.lacks(child)
+        for blob in checked.blobs:
+            if len(shelf.blobs.get(blob.digest, b"")) != blob.size or (
+                blob.digest not in shelf.blobs
+            ):
+                raise checked.lacks(blob)
+
+    def _verify(self, blob: Descriptor, received: bytearray) -> None:
+        digest = blob.checked_digest
+        got = Digest.of(memoryview(received), digest.algorithm)
+        if len(received) != blob.size or got != digest:
+            raise IntegrityError(
+                f"blob {blob.digest}", expected=f"{blob.size} bytes with this digest",
+                got=f"{len(received)} bytes with {got}", source=f"what {self.name} was given",
+                hint="a file changed while it was read, or the source is damaged: run again",
+            )  # fmt: skip
 
 
-class _View:
+class _Stream:
+    """Bytes that are in memory (a `spec.source.ByteStream`)."""
+
     def __init__(self, data: memoryview) -> None:
         self._data = data
 
     def read(self, size: int, /) -> memoryview:
-        """Return the next bytes (see ByteStream)."""
-        part = self._data[: min(size, limits.MIB)]
-        self._data = self._data[len(part) :]
+        """Return the next bytes, at most 1 MiB."""
+        count = min(size, limits.MIB)
+        part, self._data = self._data[:count], self._data[count:]
         return part
+
+
+def _checked(digest: str, where: str) -> None:
+    try:
+        Digest.parse(digest)
+    except BadReference as error:
+        raise Rejected(f"{where}: {error}") from error

@@ -110,7 +110,8 @@ def unavailable(host: str, error: BaseException) -> Unavailable:
     """Say that a host cannot be reached, or has stopped to answer."""
     if isinstance(error, ReadTimeoutError | TimeoutError):
         return Unavailable(f"{host}: no answer in time", hint="check the network, or try later")
-    reason = str(getattr(error, "reason", None) or error)
+    cause = next((a for a in error.args if isinstance(a, OSError) and a.strerror), None)
+    reason = str(cause.strerror if cause else getattr(error, "reason", None) or error)
     # urllib3 says which object failed first; only the cause is for people.
     text = re.sub(r"^.*?(?:\)|>): (?=\S)", "", reason)
     return Unavailable(

@@ -1,6 +1,5 @@
 """The engine: pieces from a source, verified chunk by chunk, into a sink."""
 
-import random
 import threading
 from collections.abc import Iterable
 from typing import Final
@@ -12,15 +11,13 @@ from modelpack.spec.index import Coding
 from modelpack.spec.limits import MIB
 from modelpack.spec.progress import Progress
 from modelpack.spec.source import BlobSource, ByteStream
+from modelpack.transfer.blob import TRIES, pause
 from modelpack.transfer.crew import work
 from modelpack.transfer.piece import Part, Piece, Sink
 from modelpack.transfer.stop import Stop
 
 SLICE: Final = 1 * MIB  # stays in the processor's cache between receiving, hashing and writing
-_TRIES: Final = 6  # without a single new chunk in between
 _TRIES_CORRUPT: Final = 3  # wrong bytes twice more: it is the registry's copy, not the wire
-_BACKOFF_SECONDS: Final = 0.5
-_BACKOFF_CAP: Final = 30.0
 
 
 class Engine:
@@ -74,7 +71,7 @@ class Engine:
                 failures += 1
                 if error.permanent or failures >= _tries(error):
                     raise
-                if self._stop.wait(_pause(error, failures)):
+                if self._stop.wait(pause(error, failures)):
                     return
 
     def _attempt(self, piece: Piece, done: int) -> "Iterable[int]":
@@ -159,12 +156,4 @@ def _name(part: Part, piece: Piece) -> str:
 
 
 def _tries(error: ModelpackError) -> int:
-    return _TRIES_CORRUPT if isinstance(error, IntegrityError) else _TRIES
-
-
-def _pause(error: ModelpackError, failures: int) -> float:
-    if isinstance(error, Unavailable) and error.retry_after is not None:
-        return error.retry_after
-    # Jitter, so that a crowd that failed together does not come back together.
-    pause: float = min(_BACKOFF_CAP, _BACKOFF_SECONDS * 2 ** (failures - 1))
-    return pause * random.uniform(0.5, 1.0)  # noqa: S311
+    return _TRIES_CORRUPT if isinstance(error, IntegrityError) else TRIES

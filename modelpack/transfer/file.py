@@ -12,6 +12,7 @@ from modelpack.spec.index import Chunk, ChunkIndex, IndexedFile
 from modelpack.spec.limits import MIB
 from modelpack.spec.manifest import Descriptor
 from modelpack.spec.source import BlobSource
+from modelpack.transfer.blob import read_range
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -77,12 +78,8 @@ class ArtifactFile(io.RawIOBase):
         return self._held[1]
 
     def _fetch(self, chunk: Chunk) -> bytes:
-        stored = bytearray()
-        with self._source.open(self._layer, chunk.stored_offset, chunk.stored_length) as stream:
-            while len(stored) < chunk.stored_length:
-                stored += stream.read(chunk.stored_length - len(stored))
+        data = read_range(self._source, self._layer, chunk.stored_offset, chunk.stored_length)
         what = f"chunk {chunk.number} (layer {self._layer.digest})"
-        data = bytes(stored)
         coding = self._index.coding
         if coding.codec:
             data = FrameReader().data(data, chunk.length, what, self._source.name)

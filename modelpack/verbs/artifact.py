@@ -9,7 +9,6 @@ from modelpack.spec.errors import (
     BadIndex,
     BadManifest,
     IntegrityError,
-    LimitExceeded,
     NotFound,
     RegistryError,
 )
@@ -20,6 +19,7 @@ from modelpack.spec.manifest import decode as decode_manifest
 from modelpack.spec.registry import Repository
 from modelpack.spec.source import BlobSource
 from modelpack.spec.tarrule import BLOCK, END, header, padding
+from modelpack.transfer.blob import read_blob
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +68,6 @@ def read_artifact(repository: Repository, target: str, platform: str = "") -> Ar
     if index is None and kind is Kind.MODELPACK:
         index = _index_beside(repository, descriptor, layers)
     return Artifact(descriptor, manifest, kind, layers, index, signed)
-
-
-def read_blob(source: BlobSource, blob: Descriptor, limit: int) -> bytes:
-    """Read a small blob into memory and check its digest; raises LimitExceeded above `limit`."""
-    if blob.size > limit:
-        raise LimitExceeded(f"blob {blob.digest}: {blob.size} bytes; at most {limit}")
-    data = bytearray()
-    if blob.size:
-        with source.open(blob, 0, blob.size) as stream:
-            while part := stream.read(min(limits.MIB, blob.size - len(data) + 1)):
-                data += part
-    got = Digest.of(memoryview(data), blob.checked_digest.algorithm)
-    if got != blob.checked_digest:
-        raise IntegrityError(
-            f"blob {blob.digest}", expected=blob.digest, got=str(got), source=source.name
-        )
-    return bytes(data)
 
 
 def _is_index(layer: Descriptor) -> bool:

@@ -73,7 +73,7 @@ class Sink:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr(engine_module, "_pause", lambda error, failures: 0)
+    monkeypatch.setattr(engine_module, "pause", lambda error, failures: 0)
 
 
 def parts_of(data):
