@@ -37,7 +37,8 @@ class Staging:
             self._lock = _locked(self.root, target)
             try:
                 self.directory.mkdir(mode=0o700, exist_ok=True)
-                self._journal = Journal(self.directory / "journal", str(artifact))
+                # The same artifact may be staged by chunks or by whole layers: not the same parts.
+                self._journal = Journal(self.directory / "journal", f"{artifact}/{parts}")
             except BaseException:
                 os.close(self._lock)
                 raise

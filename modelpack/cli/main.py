@@ -59,7 +59,9 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:  # noqa: PLR0911  # one return per way to end
     try:
-        return int(app(arguments, standalone_mode=False) or exits.OK)
+        code = int(app(arguments, standalone_mode=False) or exits.OK)
+        # typer turns Ctrl-C into this code and says nothing.
+        return _stopped("interrupted", code) if code == exits.INTERRUPTED else code
     except ModelpackError as error:
         show_error(error, as_json="--json" in arguments)
         return exits.exit_code(error)

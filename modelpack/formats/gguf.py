@@ -100,7 +100,7 @@ def _array(fields: Fields, field: str, depth: int) -> object:
     if inner in _SCALARS:
         form = _SCALARS[inner]
         length = fields.count(field, limits.HEADER_BYTES, least=form.size)
-        if depth or length > _KEPT_ELEMENTS:
+        if length > _KEPT_ELEMENTS:
             fields.skip(length * form.size, field)
             return None
         data = fields.take(length * form.size, field)

@@ -3,9 +3,9 @@
 Eight bytes: length N of the header, little-endian; N bytes of JSON: name -> dtype, shape,
 data_offsets; then the tensors, which cover the rest of the file without holes.
 
-At least as strict as the Rust library, which also takes fields that the format does not have, and
-of two equal keys the last. One thing is laxer: a dtype that is not known yet is accepted, as long
-as its bytes are where the format wants them.
+At least as strict as the Rust library, which also takes leading whitespace, fields that the format
+does not have, and of two equal keys the last. One thing is laxer: a dtype that is not known yet is
+accepted, as long as its bytes are where the format wants them.
 """
 
 import re

@@ -57,6 +57,10 @@ class MemoryRegistry:
         self._shelves: dict[str, _Shelf] = {}
         self._lock = threading.RLock()
 
+    def repository(self, name: str) -> "MemoryRepository":
+        """Open a repository; it exists once something is put into it."""
+        return MemoryRepository(self, name)
+
     @contextmanager
     def shelf(self, name: str, *, create: bool = False) -> Iterator[_Shelf]:
         """Work on one repository while nobody else does. Raises NotFound."""

@@ -155,10 +155,12 @@ def _oras_plan(layer: Descriptor) -> LayerPlan:
     path = _path(layer)
     if not path:
         return _plan(layer)
-    if (layer.annotations or {}).get(_UNPACK, "").lower() != "true":
+    gzipped = msgspec.structs.replace(layer, media_type=f"{media.LAYER_TAR}+gzip")
+    # oras-py marks directories by nothing but the media type; files are plain "tar" to it.
+    by_type = layer.media_type == gzipped.media_type and not path.endswith((".gz", ".tgz"))
+    if (layer.annotations or {}).get(_UNPACK, "").lower() != "true" and not by_type:
         return LayerPlan(layer, "raw", "", path)
     # Directories are always sent as gzipped tar, whatever media type the user gave them.
-    gzipped = msgspec.structs.replace(layer, media_type=f"{media.LAYER_TAR}+gzip")
     return LayerPlan(gzipped, "tar", "gzip", "")
 
 

@@ -128,8 +128,15 @@ class _Pull:
         if not wanted:
             return Moved(0, in_place), len(files), total, self.target.remove_stale(paths)
         with Staging(self.directory, self.artifact.digest, len(index)) as staging:
-            moved = checkout.stage(wanted, staging, self.repository, self.options.reuse)
-            self._check_unsigned(index, files, kept, staging)
+            try:
+                moved = checkout.stage(wanted, staging, self.repository, self.options.reuse)
+                self._check_unsigned(index, files, kept, staging)
+            except IntegrityError as error:
+                if self.artifact.index_signed:
+                    raise
+                # Whose bytes are wrong, the layers' or the index's? Whole layers will tell.
+                staging.discard()
+                raise _IndexLies(str(error)) from error
             removed = self._place(checkout.staged(wanted, staging), paths, staging)
         return Moved(moved.received, moved.reused + in_place), len(files), total, removed
 
@@ -169,11 +176,7 @@ class _Pull:
             file = index.files[number]
             blob = self.artifact.layers[file.layer]
             path = self.target.path(file.path) if number in kept else staging.path(number)
-            try:
-                verify_blob(path, blob, self.repository.name, QUIET)
-            except IntegrityError as error:
-                staging.discard()
-                raise _IndexLies(str(error)) from error
+            verify_blob(path, blob, self.repository.name, QUIET)
 
     def _require_files(self, count: int, of: int) -> None:
         if not count:

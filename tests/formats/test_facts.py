@@ -72,8 +72,9 @@ def test_cache_bytes_per_token_are_those_of_the_model(config, kv_bytes):
         {"architectures": ["X"], "llm_config": LLAMA, "vision_config": {"num_hidden_layers": 7}},
         {"architectures": ["X"], "thinker_config": {"text_config": LLAMA}},
         {"architectures": ["X"], "num_hidden_layers": 3, "text_config": LLAMA},
+        {**LLAMA, "architectures": ["X"], "text_config": {"num_hidden_layers": None}},
     ],
-    ids=range(4),
+    ids=range(5),
 )
 def test_multimodal_models_keep_their_numbers_further_in(config):
     """The name is that of the whole model, the numbers are those of its language model."""
@@ -89,6 +90,14 @@ def test_tensor_bytes_and_parameters_are_summed_over_all_files():
     found = model_facts(headers, LLAMA)
     assert list(found.tensor_bytes.items()) == [("BF16", 1000), ("F32", 400)]
     assert found.parameters == 700
+
+
+def test_what_a_header_invents_does_not_grow_without_bound():
+    """Names are cut, and of a thousand types only the largest are listed."""
+    sizes = {f"T{n}": 2 * n for n in range(1000)}
+    found = model_facts({"m": header(**sizes)}, {"architectures": ["X" * 1000]})
+    assert list(found.tensor_bytes.values()) == [2 * n for n in range(936, 1000)]
+    assert found.architecture == "X" * 128
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from tests.formats.builders import (
     peak_memory,
     read,
     safetensors,
-)  # fmt: skip
+)
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(
     lambda name: name != "__metadata__"

@@ -73,8 +73,9 @@ def test_complete_series_pass(present):
         ),
         (["m-00000-of-00002.gguf"], "m-00001-of-00002.gguf"),
         (["m-00009-of-00002.gguf"], "m-00001-of-00002.gguf"),
+        (["a\nm-00001-of-00002.gguf"], "m-00002-of-00002.gguf"),
     ],
-    ids=range(5),
+    ids=range(6),
 )
 def test_a_gap_in_a_series_is_named(present, named):
     """An incomplete download without an index is noticed too."""
