@@ -48,7 +48,7 @@ def curl_pull(host: str, name: str, tag: str, out: Path) -> list[str]:
              for layer in layers if layer["size"] > 100_000]  # fmt: skip
     (out / "list").write_text("".join(lines))
     script = (
-        "pids=''; for PART in 0 1 2 3; do export PART; bash -c \"$ONE\" & pids=\"$pids $!\"; done; "
+        'pids=\'\'; for PART in 0 1 2 3; do export PART; bash -c "$ONE" & pids="$pids $!"; done; '
         "for p in $pids; do wait $p; done"
     )
     return ["env", f"LIST={out / 'list'}", f"OUT={out}", f"ONE={_CURL_PULL}", "bash", "-ec", script]
@@ -68,9 +68,7 @@ def oras_pull(host: str, name: str, tag: str, out: Path) -> list[str]:
 def curl_push(host: str, name: str, blobs: list[tuple[Path, str]], jobs: int) -> list[str]:
     """PUT every layer, `jobs` at a time; their digests are known already."""
     lines = "\n".join(f"{path} {digest}" for path, digest in blobs)
-    script = (
-        f"printf '%s\\n' \"$BLOBS\" | xargs -P {jobs} -L 1 bash -ec \"$PUT\" put http://{host}/v2/{name}"
-    )
+    script = f'printf \'%s\\n\' "$BLOBS" | xargs -P {jobs} -L 1 bash -ec "$PUT" put http://{host}/v2/{name}'
     return ["env", f"BLOBS={lines}", f"PUT={_CURL_PUT}", "bash", "-ec", script]
 
 

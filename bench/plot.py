@@ -21,7 +21,9 @@ def draw(name: str, other: str, result: dict, megabytes: float, path: Path) -> N
     axes.set_xticks(list(turns))
     axes.set_xlabel("pair")
     axes.set_ylabel("MB/s, synced")
-    axes.set_title(f"{name}: {result['speed_ratio']:.2f} times {other} (95 %: {low:.2f} to {high:.2f})")
+    axes.set_title(
+        f"{name}: {result['speed_ratio']:.2f} times {other} (95 %: {low:.2f} to {high:.2f})"
+    )
     axes.legend(loc="lower right", frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

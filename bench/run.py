@@ -35,7 +35,9 @@ def registry(storage: Path):
         f"http: {{addr: 127.0.0.1:{port}}}\n"
     )
     with (storage.with_suffix(".log")).open("wb") as log:
-        process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
+        process = subprocess.Popen(
+            ["docker-registry", "serve", str(config)], stdout=log, stderr=log
+        )
         try:
             for _ in range(100):
                 try:
@@ -89,7 +91,9 @@ def bench_pull(model: Path, results: dict) -> None:
 
             result = measure.pairs(ours, theirs, PAIRS)
             results[f"pull / {other}"] = result
-            plot.draw("pull", other, result, pushed["bytes_total"] / 1e6, RESULTS / f"pull-{other}.png")
+            plot.draw(
+                "pull", other, result, pushed["bytes_total"] / 1e6, RESULTS / f"pull-{other}.png"
+            )
             print(f"pull / {other}: {result['speed_ratio']} {result['interval']}", flush=True)
             fresh(where)
         versions(model, host, results)

@@ -22,7 +22,9 @@ settings.load_profile("ci")
 def _alone(tmp_path_factory, monkeypatch):
     """Keep the user's credentials, caches, proxies and locale out of every test."""
     home = tmp_path_factory.mktemp("home")
-    for name in [key for key in os.environ if key.lower().endswith("_proxy") or key.startswith("AWS_")]:
+    for name in [
+        key for key in os.environ if key.lower().endswith("_proxy") or key.startswith("AWS_")
+    ]:
         monkeypatch.delenv(name)
     for name in ("REGISTRY_AUTH_FILE", "SOURCE_DATE_EPOCH", "MODELPACK_DEBUG"):
         monkeypatch.delenv(name, raising=False)

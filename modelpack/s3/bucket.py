@@ -58,7 +58,7 @@ class Bucket:
             retries={"mode": "standard", "total_max_attempts": 5},
         )
         try:
-            self._client: Any = boto3.client("s3", config=settings)
+            self._client: Any = boto3.Session().client("s3", config=settings)
         except (BotoCoreError, ValueError) as error:
             raise InputError(
                 f"{url}: {error}", hint="configure AWS as for the aws command"

@@ -132,7 +132,9 @@ def test_records_from_before_a_restart_are_doubted(tmp_path, monkeypatch):
     again.close()
 
 
-@pytest.mark.parametrize("junk", [b"", b"\0" * 50, b"modelpack journal 1 x\n123", b"modelpack journal 2 x y\n1234"])
+@pytest.mark.parametrize(
+    "junk", [b"", b"\0" * 50, b"modelpack journal 1 x\n123", b"modelpack journal 2 x y\n1234"]
+)
 def test_a_damaged_journal_is_empty(tmp_path, junk):
     """Whatever the journal holds, it can be opened and written."""
     (tmp_path / "journal").write_bytes(junk)

@@ -44,7 +44,9 @@ def test_chunks_cover_the_file_and_never_mix_large_tensors(start, lengths, trail
             assert tensor.start in boundaries
 
 
-@given(st.lists(sizes.filter(bool), min_size=1, max_size=8), st.integers(8, 100), st.integers(1, 5000))
+@given(
+    st.lists(sizes.filter(bool), min_size=1, max_size=8), st.integers(8, 100), st.integers(1, 5000)
+)
 def test_a_longer_header_moves_no_boundary_of_a_tensor(lengths, start, growth):
     """Editing metadata changes the chunks of the header and no others."""
     before, end = header(start, lengths)

@@ -125,7 +125,9 @@ def test_tar_bombs(layout, reference, out, tmp_path, session):
     untouched(out, tmp_path)
 
 
-@pytest.mark.parametrize("path", ["../evil", "/evil", "a/../../evil", "", ".", "a//b", "x/" * 100 + "y"])
+@pytest.mark.parametrize(
+    "path", ["../evil", "/evil", "a/../../evil", "", ".", "a//b", "x/" * 100 + "y"]
+)
 def test_hostile_titles(path, layout, reference, out, tmp_path, session):
     """Raw layers name their files in annotations, which are checked as well."""
     raw = "application/vnd.cncf.model.weight.v1.raw"
@@ -219,7 +221,9 @@ def test_flipped_bits_in_the_registry(own_registry, name, model, out, tmp_path, 
 
 
 @pytest.mark.parametrize("compression", ["", "+gzip", "+zstd"])
-def test_flipped_bits_in_layers_without_index(compression, layout, blobs, reference, out, tmp_path, session):
+def test_flipped_bits_in_layers_without_index(
+    compression, layout, blobs, reference, out, tmp_path, session
+):
     """Without an index the layer's SHA-256 finds it."""
     data = archive(member("a", data=b"content" * 10_000))
     layer = put(layout, data, media.LAYER_TAR + compression)
@@ -234,7 +238,9 @@ def test_flipped_bits_in_layers_without_index(compression, layout, blobs, refere
     assert tree(out) == {"mine": tree(out)["mine"]}
 
 
-def test_an_index_beside_that_lies_changes_nothing(layout, blobs, reference, model, tmp_path, session):
+def test_an_index_beside_that_lies_changes_nothing(
+    layout, blobs, reference, model, tmp_path, session
+):
     """Anybody who may push can put an index beside a ModelPack: it is believed for nothing."""
     push(str(model), reference, session(), PushOptions(modelpack_form=True))
     subject = layout.manifest("v1")[0]

@@ -57,7 +57,9 @@ def podman():
 
 def publish(registry, name, model, session, **options):
     reference = f"{registry.host}/{name}:v1"
-    return reference, push(str(model), Reference.parse(reference), session(), PushOptions(**options))
+    return reference, push(
+        str(model), Reference.parse(reference), session(), PushOptions(**options)
+    )
 
 
 def without_index(found):
@@ -70,7 +72,14 @@ def test_podman_mounts_it_read_only(platform, podman, registry, name, model, ses
     """podman pulls and mounts the artifact as an image, on any platform."""
     reference, _ = publish(registry, name, model, session)
     chosen = [f"--platform={platform}"] if platform else []
-    podman("pull", "--quiet", f"--signature-policy={podman.policy}", "--tls-verify=false", *chosen, reference)
+    podman(
+        "pull",
+        "--quiet",
+        f"--signature-policy={podman.policy}",
+        "--tls-verify=false",
+        *chosen,
+        reference,
+    )
     mounted = Path(podman("image", "mount", reference))
     try:
         assert without_index(tree(mounted)) == tree(model)
@@ -81,7 +90,9 @@ def test_podman_mounts_it_read_only(platform, podman, registry, name, model, ses
 def test_podman_reads_compressed_layers(podman, registry, name, model, session):
     """--compression zstd is read by podman as well."""
     reference, _ = publish(registry, name, model, session, coding=Coding(codec="zstd"))
-    podman("pull", "--quiet", f"--signature-policy={podman.policy}", "--tls-verify=false", reference)
+    podman(
+        "pull", "--quiet", f"--signature-policy={podman.policy}", "--tls-verify=false", reference
+    )
     mounted = Path(podman("image", "mount", reference))
     try:
         assert without_index(tree(mounted)) == tree(model)
@@ -89,7 +100,9 @@ def test_podman_reads_compressed_layers(podman, registry, name, model, session):
         podman("image", "umount", reference)
 
 
-def test_a_container_sees_it_through_an_image_mount(podman, registry, name, model, session, tmp_path):
+def test_a_container_sees_it_through_an_image_mount(
+    podman, registry, name, model, session, tmp_path
+):
     """`--mount type=image`, what Kubernetes calls an image volume, shows the files read-only."""
     reference, _ = publish(registry, name, model, session)
     root = tmp_path / "root"
@@ -99,7 +112,9 @@ def test_a_container_sees_it_through_an_image_mount(podman, registry, name, mode
     shutil.copy(busybox, root / "bin" / "busybox")
     subprocess.run(["tar", "cf", tmp_path / "root.tar", "-C", root, "."], check=True)
     podman("import", str(tmp_path / "root.tar"), "localhost/busybox:test")
-    podman("pull", "--quiet", f"--signature-policy={podman.policy}", "--tls-verify=false", reference)
+    podman(
+        "pull", "--quiet", f"--signature-policy={podman.policy}", "--tls-verify=false", reference
+    )
     output = podman(
         "run", "--rm", "--network=none",
         "--mount", f"type=image,source={reference},destination=/model",
@@ -132,7 +147,9 @@ def test_our_layout_is_read_by_skopeo(model, session, tmp_path):
     reference = Reference.parse(f"oci:{tmp_path / 'layout'}:v1")
     done = push(str(model), reference, session(), PushOptions())
     seen = subprocess.run(
-        ["skopeo", "inspect", "--raw", f"oci:{tmp_path / 'layout'}:v1"], check=True, capture_output=True
+        ["skopeo", "inspect", "--raw", f"oci:{tmp_path / 'layout'}:v1"],
+        check=True,
+        capture_output=True,
     ).stdout
     assert json.loads(seen)["layers"]
     subprocess.run(

@@ -127,7 +127,9 @@ def test_the_golden_modelpack_of_the_specification(repository, reference, tmp_pa
         b',"org.cncf.model.filepath":"model.bin"}}]}'
     )
     stored = repository.put_manifest(manifest, media.OCI_MANIFEST, "v1")
-    assert stored.digest == "sha256:43239576c7ba6c49fab7e35c4cfc87aa433906a1a6f6d12df9905fc09f89e62a"
+    assert (
+        stored.digest == "sha256:43239576c7ba6c49fab7e35c4cfc87aa433906a1a6f6d12df9905fc09f89e62a"
+    )
     pull(reference, tmp_path / "out", session(), PullOptions())
     assert (tmp_path / "out" / "model.bin").read_bytes() == b"hello\n"
 
@@ -137,9 +139,15 @@ def test_kitops_modelkits(repository, reference, model, tmp_path, session):
     paths = paths_of(model)
     layers = (
         put(repository, tarred(model, paths[:3]), "application/vnd.kitops.modelkit.model.v1.tar"),
-        put(repository, gzip.compress(tarred(model, paths[3:])), "application/vnd.kitops.modelkit.docs.v1.tar+gzip"),
+        put(
+            repository,
+            gzip.compress(tarred(model, paths[3:])),
+            "application/vnd.kitops.modelkit.docs.v1.tar+gzip",
+        ),
     )
-    config = put(repository, b'{"manifestVersion":"1.0.0"}', "application/vnd.kitops.modelkit.config.v1+json")
+    config = put(
+        repository, b'{"manifestVersion":"1.0.0"}', "application/vnd.kitops.modelkit.config.v1+json"
+    )
     data = encode(Manifest(media_type=media.OCI_MANIFEST, config=config, layers=layers))
     repository.put_manifest(data, media.OCI_MANIFEST, "v1")
     pull(reference, tmp_path / "out", session(), PullOptions())
@@ -208,7 +216,9 @@ def test_a_copy_that_was_recompressed(registry, name, model, tmp_path, session):
          f"dir:{tmp_path / 'dir'}", f"docker://{registry.host}/{name}-gz:v1"],
         check=True, capture_output=True,
     )  # fmt: skip
-    done = pull(Reference.parse(f"{registry.host}/{name}-gz:v1"), tmp_path / "out", session(), PullOptions())
+    done = pull(
+        Reference.parse(f"{registry.host}/{name}-gz:v1"), tmp_path / "out", session(), PullOptions()
+    )
     assert tree(tmp_path / "out") == tree(model)
     assert done.chunks == 0
 

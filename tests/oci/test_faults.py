@@ -73,13 +73,19 @@ def test_a_broken_stream_costs_little(proxy, pushed, model, tmp_path, session):
 LIES = {
     "too much announced": ({"replace_headers": {"Content-Length": "99999999"}}, ProtocolViolation),
     "too little announced": ({"replace_headers": {"Content-Length": "10"}}, ProtocolViolation),
-    "always another range": ({"replace_headers": {"Content-Range": "bytes 0-9/10"}}, ProtocolViolation),
+    "always another range": (
+        {"replace_headers": {"Content-Range": "bytes 0-9/10"}},
+        ProtocolViolation,
+    ),
     "always a flipped bit": ({"flip": 5000}, IntegrityError),
     "always down": ({"status": 503}, Unavailable),
     "forbidden": ({"status": 403}, Denied),
     "gone": ({"status": 410}, Rejected),
     "stalled for ever": ({"stall_after": 1000}, Unavailable),
-    "redirects in circles": ({"status": 307, "headers": {"Location": "/v2/x/blobs/sha256:1"}}, ProtocolViolation),
+    "redirects in circles": (
+        {"status": 307, "headers": {"Location": "/v2/x/blobs/sha256:1"}},
+        ProtocolViolation,
+    ),
 }
 
 
@@ -206,7 +212,12 @@ def test_credentials_stay_at_home(registry, name, htpasswd_registry, tmp_path, m
             return Credential("ann", "s3cret:word")
 
     options = {"credentials": Ann()}
-    push(str(model), Reference.parse(f"{htpasswd_registry.host}/{name}:v1"), session(**options), PushOptions())
+    push(
+        str(model),
+        Reference.parse(f"{htpasswd_registry.host}/{name}:v1"),
+        session(**options),
+        PushOptions(),
+    )
     push(str(model), Reference.parse(f"{registry.host}/{name}:v1"), session(), PushOptions())
     with fault_proxy(htpasswd_registry.host) as front, fault_proxy(registry.host) as store:
 
@@ -239,7 +250,10 @@ def test_expired_tokens_are_renewed(tmp_path, name, model, session):
         def get(self, _registry, _repository):
             return Credential("ann", "s3cret")
 
-    with token_registry(tmp_path / "tokens", seconds=2) as registry, fault_proxy(registry.host) as proxy:
+    with (
+        token_registry(tmp_path / "tokens", seconds=2) as registry,
+        fault_proxy(registry.host) as proxy,
+    ):
         reference = Reference.parse(f"{proxy.host}/{name}:v1")
         proxy.add(r"GET .*/blobs/", slice_pause=(200_000, 0.1))
         push(str(model), reference, session(credentials=Ann()), PushOptions())
@@ -249,7 +263,9 @@ def test_expired_tokens_are_renewed(tmp_path, name, model, session):
 
 
 @pytest.mark.parametrize("user", [None, "wrong"])
-def test_missing_and_wrong_credentials_say_how_to_log_in(user, htpasswd_registry, token_registry, model, session):
+def test_missing_and_wrong_credentials_say_how_to_log_in(
+    user, htpasswd_registry, token_registry, model, session
+):
     """Both kinds of registries lead to one line and `modelpack login`."""
     from modelpack.oci.credentials import Credential
 

@@ -143,7 +143,18 @@ def too_deep(root):
 
 @pytest.mark.parametrize(
     "spoil",
-    [leaving_link, leaving_directory, dangling, loop, cycle, fifo, unix_socket, device, not_utf8, too_deep],
+    [
+        leaving_link,
+        leaving_directory,
+        dangling,
+        loop,
+        cycle,
+        fifo,
+        unix_socket,
+        device,
+        not_utf8,
+        too_deep,
+    ],
 )
 def test_what_cannot_be_packed_is_named(model, spoil):
     """One line names the path; excluding it is a way out."""

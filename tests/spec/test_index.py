@@ -20,7 +20,9 @@ def make(files, chunk_size=10, **changes):
     """An index of one layer, each file cut at `chunk_size`."""
     lengths, entries = [], []
     for path, size in files:
-        own = [chunk_size] * (size // chunk_size) + ([size % chunk_size] if size % chunk_size else [])
+        own = [chunk_size] * (size // chunk_size) + (
+            [size % chunk_size] if size % chunk_size else []
+        )
         lengths += own
         entries.append(FileEntry(path, size, len(own)))
     layer = LayerEntry(DIGEST, changes.pop("layer_size", framed(files)), tuple(entries))
@@ -66,13 +68,19 @@ def test_chunks_know_where_they_are_stored():
 )
 def test_contradictions_are_refused(changes):
     """An index that contradicts itself is refused before anything is fetched."""
-    header, lengths, digests = make([("a", 25)], **{k: v for k, v in changes.items() if k == "layer_size"})
-    header = msgspec.structs.replace(header, **{k: v for k, v in changes.items() if k != "layer_size"})
+    header, lengths, digests = make(
+        [("a", 25)], **{k: v for k, v in changes.items() if k == "layer_size"}
+    )
+    header = msgspec.structs.replace(
+        header, **{k: v for k, v in changes.items() if k != "layer_size"}
+    )
     with pytest.raises(BadIndex):
         ChunkIndex(header, lengths, lengths, memoryview(digests))
 
 
-@pytest.mark.parametrize("path", ["../x", "/x", "a//b", "a/./b", "", "x\0y", "a/" * 80 + "b", "n" * 300])
+@pytest.mark.parametrize(
+    "path", ["../x", "/x", "a//b", "a/./b", "", "x\0y", "a/" * 80 + "b", "n" * 300]
+)
 def test_hostile_paths_are_refused(path):
     """Paths that must not be created never get as far as a plan."""
     with pytest.raises(HostilePath):

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from modelpack.spec.tarrule import header, literals
 
-names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1).filter(
-    lambda name: name not in (".", "..") and len(name.encode()) <= 255
-)
+names = st.text(
+    st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1
+).filter(lambda name: name not in (".", "..") and len(name.encode()) <= 255)
 paths = st.lists(names, min_size=1, max_size=12).map("/".join)
 
 
@@ -42,7 +42,13 @@ def test_gnu_tar_reads_it_too(tmp_path):
 
 @pytest.mark.parametrize(
     ("path", "blocks"),
-    [("x" * 100, 1), ("x" * 101, 3), ("p" * 155 + "/" + "n" * 100, 1), ("p" * 156 + "/n" * 60, 3), ("é", 3)],
+    [
+        ("x" * 100, 1),
+        ("x" * 101, 3),
+        ("p" * 155 + "/" + "n" * 100, 1),
+        ("p" * 156 + "/n" * 60, 3),
+        ("é", 3),
+    ],
 )
 def test_extended_headers_only_where_needed(path, blocks):
     """USTAR says what it can; PAX, two blocks more, says the rest."""

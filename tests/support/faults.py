@@ -118,7 +118,9 @@ class FaultProxy:
             client.wfile.write(rule.body)
 
     def _forward(self, client, connection, rule: Rule, seen: Seen, length: int) -> None:
-        connection.putrequest(client.command, client.path, skip_host=True, skip_accept_encoding=True)
+        connection.putrequest(
+            client.command, client.path, skip_host=True, skip_accept_encoding=True
+        )
         for name, value in client.headers.items():
             if not (rule.ignore_range and name.lower() == "range"):
                 connection.putheader(name, value)

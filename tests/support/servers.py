@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -125,7 +124,9 @@ def tls_registry(directory: Path, *, client_certificates: bool = False):
     authority = trustme.CA()
     server = authority.issue_cert("127.0.0.1", "localhost")
     client = authority.issue_cert("client@example.com")
-    files = {name: directory / f"{name}.pem" for name in ("ca", "cert", "key", "client", "client_key")}
+    files = {
+        name: directory / f"{name}.pem" for name in ("ca", "cert", "key", "client", "client_key")
+    }
     authority.cert_pem.write_to_path(files["ca"])
     server.private_key_pem.write_to_path(files["key"])
     files["cert"].write_bytes(b"".join(part.bytes() for part in server.cert_chain_pems))
@@ -164,27 +165,42 @@ def s3_server(directory: Path):
     """SeaweedFS with all its services on free ports."""
     directory.mkdir(parents=True, exist_ok=True)
     weed = Path(sys.executable).with_name("weed")
-    ports = {name: free_port() for name in ("s3", "master", "volume", "filer")}
-    keys = {"AWS_ACCESS_KEY_ID": "testkey", "AWS_SECRET_ACCESS_KEY": "testsecret"}
+    services = ("master", "volume", "filer", "s3", "admin")
+    ports = {name: free_port() for name in services}
     # gRPC ports default to ten thousand above; name them, or two servers collide.
-    grpc = {f"{name}.port.grpc": free_port() for name in ("master", "volume", "filer", "s3")}
+    grpc = {name: free_port() for name in services}
+    keys = {"AWS_ACCESS_KEY_ID": "testkey", "AWS_SECRET_ACCESS_KEY": "testsecret"}
     command = [
-        weed, "server", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3",
-        f"-s3.port={ports['s3']}", f"-master.port={ports['master']}", "-master.telemetry=false",
-        f"-volume.port={ports['volume']}", f"-filer.port={ports['filer']}", "-volume.max=20",
-        *(f"-{name}={port}" for name, port in grpc.items()),
+        weed, "mini", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        "-master.telemetry=false", "-webdav=false", "-admin.ui=false",
+        *(f"-{name}.port={port}" for name, port in ports.items()),
+        *(f"-{name}.port.grpc={port}" for name, port in grpc.items()),
     ]  # fmt: skip
+    environment = {
+        **keys, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3']}",
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
+    }  # fmt: skip
 
     def ready() -> bool:
-        with contextlib.suppress(OSError):
-            request = urllib.request.Request(f"http://127.0.0.1:{ports['s3']}/status")
-            with urllib.request.urlopen(request, timeout=1) as answer:
-                return answer.status == 200
-        return False
+        """The S3 service listens long before its volumes take the first object."""
+        import boto3
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        client = boto3.client(
+            "s3", endpoint_url=environment["AWS_ENDPOINT_URL"], region_name="us-east-1",
+            aws_access_key_id="testkey", aws_secret_access_key="testsecret",
+            config=Config(connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1}),
+        )  # fmt: skip
+        try:
+            bucket = f"ready-{os.urandom(4).hex()}"
+            client.create_bucket(Bucket=bucket)
+            client.put_object(Bucket=bucket, Key="x", Body=b"x")
+        except (BotoCoreError, ClientError):
+            return False
+        finally:
+            client.close()
+        return True
 
     with process(command, directory / "log", ready, env={**os.environ, **keys}):
-        environment = {
-            **keys, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3']}",
-            "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
-        }  # fmt: skip
         yield S3(environment["AWS_ENDPOINT_URL"], environment)

@@ -183,6 +183,8 @@ def test_frames_are_decoded_and_verified():
         at += len(frame)
     sink, *_ = run(Blobs(b"".join(frames)), DATA, parts=parts, coding=Coding(codec="zstd"))
     assert bytes(sink.files[0]) == DATA
-    parts[3] = Part(3, parts[3].digest, parts[3].stored_offset, parts[3].stored_length, 0, 3000, 999)
+    parts[3] = Part(
+        3, parts[3].digest, parts[3].stored_offset, parts[3].stored_length, 0, 3000, 999
+    )
     with pytest.raises(IntegrityError, match="chunk 3"):
         run(Blobs(b"".join(frames)), DATA, parts=parts, coding=Coding(codec="zstd"))

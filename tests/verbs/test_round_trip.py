@@ -116,7 +116,9 @@ def test_the_users_files_are_safe(reference, model, tmp_path, session):
 def test_selection(reference, model, tmp_path, session):
     """--include and --exclude choose files; nothing chosen is an error that says so."""
     push(str(model), reference, session(), PushOptions())
-    pulled = pull(reference, tmp_path / "o", session(), PullOptions(include=["*.json"], exclude=["tok*"]))
+    pulled = pull(
+        reference, tmp_path / "o", session(), PullOptions(include=["*.json"], exclude=["tok*"])
+    )
     assert sorted(tree(tmp_path / "o")) == ["config.json", "model.safetensors.index.json"]
     assert pulled.bytes_moved < 4000
     with pytest.raises(NotFound, match="none of"):
