@@ -2,11 +2,14 @@
 
 import os
 import random
+import re
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -21,18 +24,33 @@ class Run:
 def run(command: list[str], **options: object) -> Run:
     """Run a command to its end and the disk's; raises if it fails."""
     started = time.monotonic()
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options
-    )
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    process.stderr.close()
-    if process.returncode:
-        raise RuntimeError(f"{command[:4]}: exit {process.returncode}: {errors.decode()[-2000:]}")
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=errors, **options
+        )
+        peak = 0
+        while True:
+            # ru_maxrss would count the memory of this process before exec; VmHWM does not.
+            peak = max(peak, _high_water(process.pid))
+            done, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if done:
+                break
+            time.sleep(0.01)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            errors.seek(0)
+            said = errors.read().decode()[-2000:]
+            raise RuntimeError(f"{command[:4]}: exit {process.returncode}: {said}")
     os.sync()
-    return Run(time.monotonic() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    return Run(time.monotonic() - started, usage.ru_utime + usage.ru_stime, peak)
+
+
+def _high_water(pid: int) -> int:
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0
 
 
 def pairs(ours: Callable[[], Run], other: Callable[[], Run], count: int) -> dict[str, object]:

@@ -12,7 +12,8 @@ set -e
 i=0
 while read -r url size; do
   step=$(( (size + 3) / 4 ))
-  printf -- 'url = "%s"\\nrange = "%s-%s"\\noutput = "%s/%s.%s"\\nnext\\n' "$url" $(( PART * step )) \\
+  [ $i = 0 ] || echo next
+  printf -- 'url = "%s"\\nrange = "%s-%s"\\noutput = "%s/%s.%s"\\n' "$url" $(( PART * step )) \\
     $(( PART * step + step - 1 )) "$OUT" $i "$PART"
   i=$((i + 1))
 done < "$LIST" > "$OUT/config.$PART"

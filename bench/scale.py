@@ -1,6 +1,7 @@
 """What must not grow: memory with the size of a model, the index with the number of chunks."""
 
 import os
+import shutil
 import statistics
 import time
 from pathlib import Path
@@ -53,6 +54,8 @@ def memory_by_size(data: Path, modelpack: str, registry) -> dict[str, object]:
                 file.seek(at)
                 file.write(at.to_bytes(8, "little"))
             file.truncate(round(gigabytes * 1e9))
+        for old in ("memory-registry", "memory-out"):
+            shutil.rmtree(data / old, ignore_errors=True)
         with registry(data / "memory-registry") as host:
             reference = f"{host}/bench/memory:{gigabytes:g}"
             push = measure.run([modelpack, "push", str(model), reference])
