@@ -25,9 +25,7 @@ def run(command: list[str], **options: object) -> Run:
     """Run a command to its end and the disk's; raises if it fails."""
     started = time.monotonic()
     with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=errors, **options
-        )
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, **options)
         peak = 0
         while True:
             # ru_maxrss would count the memory of this process before exec; VmHWM does not.

@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib as mpl
 
 mpl.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 
 def draw(name: str, other: str, result: dict, megabytes: float, path: Path) -> None:

@@ -3,11 +3,11 @@
 import os
 import sys
 import traceback
-from importlib.metadata import version as distribution_version
 
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
+from modelpack import __version__
 from modelpack.cli import exits, transfer_verbs
 from modelpack.cli.catalog_verbs import list_command, login, logout, remove_command
 from modelpack.cli.look_verbs import diff_command, inspect_command, verify_command
@@ -44,11 +44,10 @@ def version(
     """Print the version of modelpack and of the artifact format it writes."""
     from modelpack.pack.build import FORMAT_VERSION
 
-    found = distribution_version("modelpack-oci")
     if as_json:
-        print_json({"version": found, "format": FORMAT_VERSION})
+        print_json({"version": __version__, "format": FORMAT_VERSION})
     else:
-        typer.echo(f"modelpack {found}, artifact format {FORMAT_VERSION}")
+        typer.echo(f"modelpack {__version__}, artifact format {FORMAT_VERSION}")
 
 
 def main() -> None:

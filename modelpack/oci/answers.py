@@ -1,20 +1,19 @@
 """What registries answer: statuses become errors, bodies are read with a bound."""
 
-import email.utils
-import re
 import time
 from typing import Final, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
-from modelpack.oci.transport import unavailable
+from modelpack.oci.headers import number, printable, retry_after
+from modelpack.oci.transport import PROXY_HINT, unavailable
 from modelpack.spec import limits
 from modelpack.spec.errors import (
     Denied,
     LimitExceeded,
+    ModelpackError,
     NotFound,
     ProtocolViolation,
     RegistryError,
@@ -25,10 +24,12 @@ from modelpack.spec.errors import (
 
 Value = TypeVar("Value")
 _ERROR_BYTES: Final = 64 * limits.KIB
+BODY_SECONDS = 120.0  # for what is small: manifests, lists, tokens, errors
 _MEANINGS: Final[dict[int, tuple[type[RegistryError], str]]] = {
     401: (Unauthorized, "modelpack login {host}"),
     403: (Denied, "ask for the permission, or log in as somebody else"),
     404: (NotFound, "check the name and the tag"),
+    407: (RegistryError, PROXY_HINT),
     413: (
         Rejected,
         (
@@ -40,7 +41,7 @@ _MEANINGS: Final[dict[int, tuple[type[RegistryError], str]]] = {
 _TRANSIENT: Final = (408, 425, 429, 500, 502, 503, 504)
 
 
-class _Problem(msgspec.Struct):
+class _Problem(msgspec.Struct, frozen=True):
     code: str = ""
     message: str = ""
 
@@ -58,41 +59,59 @@ def check(response: BaseHTTPResponse, accepted: tuple[int, ...], what: str) -> N
 
 def failure(response: BaseHTTPResponse, what: str) -> RegistryError:
     """Return the error that an answer means; the connection is given up."""
+    return failure_and_code(response, what)[0]
+
+
+def failure_and_code(response: BaseHTTPResponse, what: str) -> tuple[RegistryError, str]:
+    """Return the error, and the registry's code for it (distribution-spec, "Error Codes")."""
     status = response.status
     said = _said(response)
     response.close()
-    message = f"{what}: {said or 'the registry answers'} ({status})"
+    words = printable(": ".join(filter(None, (said.code, said.message))))
+    message = f"{what}: {words or 'the registry answers'} ({status})"
+    return _error(status, message, response, what.partition("/")[0]), said.code
+
+
+def _error(status: int, message: str, response: BaseHTTPResponse, host: str) -> RegistryError:
     if status in _TRANSIENT:
-        return Unavailable(message, hint="try later", retry_after=_retry_after(response))
+        wait = retry_after(response.headers.get("Retry-After"), time.time())
+        return Unavailable(message, hint="try later", retry_after=wait)
     if status in _MEANINGS:
         kind, hint = _MEANINGS[status]
-        return kind(message, hint=hint.format(host=what.partition("/")[0]))
-    return Rejected(message) if 400 <= status < 500 else ProtocolViolation(message)
+        return kind(message, hint=hint.format(host=host))
+    refused = 400 <= status < 500 or status == 501
+    return Rejected(message) if refused else ProtocolViolation(message)
 
 
 def json_body(response: BaseHTTPResponse, kind: type[Value], most: int, what: str) -> Value:
     """Decode a JSON body of at most `most` bytes; raises LimitExceeded, ProtocolViolation."""
+    data = body(response, most, what)
     try:
-        return msgspec.json.decode(body(response, most, what), type=kind)
+        return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolViolation(f"{what}: not the JSON it should be: {error}") from None
+        shown = printable(str(error))
+        raise ProtocolViolation(f"{what}: not the JSON it should be: {shown}") from None
 
 
 def body(response: BaseHTTPResponse, most: int, what: str) -> bytes:
-    """Read a body of at most `most` bytes; raises LimitExceeded, Unavailable."""
-    declared = response.headers.get("Content-Length", "")
+    """Read a body of at most `most` bytes in bounded time; raises LimitExceeded, Unavailable."""
+    declared = number(response.headers.get("Content-Length"))
     data = bytearray()
+    deadline = time.monotonic() + BODY_SECONDS
     try:
-        if not declared.isdigit() or int(declared) <= most:
-            while part := response.read(limits.MIB, decode_content=True):
+        if declared is None or declared <= most:
+            # read1, because read would wait for all it is asked for, however slowly it comes.
+            while part := response.read1(limits.MIB, decode_content=True):
                 data += part
                 if len(data) > most:
                     break
+                if time.monotonic() > deadline:
+                    raise Unavailable(f"{what}: an answer that takes too long", hint="try later")
     except (HTTPError, OSError) as error:
         raise unavailable(what, error) from error
     finally:
-        finish(response, whole=declared.isdigit() and len(data) == int(declared))
-    if len(data) > most or (declared.isdigit() and int(declared) > most):
+        finish(response, whole=len(data) == declared)
+    if len(data) > most or (declared or 0) > most:
         raise LimitExceeded(f"{what}: an answer of more than {most} bytes")
     return bytes(data)
 
@@ -105,37 +124,14 @@ def finish(response: BaseHTTPResponse, *, whole: bool) -> None:
         response.close()
 
 
-def redacted(url: str) -> str:
-    """Return a URL without its query: signatures of object stores are secrets."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"
-
-
-def _said(response: BaseHTTPResponse) -> str:
+def _said(response: BaseHTTPResponse) -> _Problem:
     """Return the registry's own words, if they are few and in the form of the specification."""
-    declared = response.headers.get("Content-Length", "")
     # docker-registry 2.8.2 announces the whole blob with a 416 and sends nothing.
-    if response.status == 416 or (declared.isdigit() and int(declared) > _ERROR_BYTES):
-        return ""
+    if response.status == 416:
+        return _Problem()
     try:
-        data = response.read(_ERROR_BYTES, decode_content=True)
+        data = body(response, _ERROR_BYTES, "")
         problems = msgspec.json.decode(data, type=_Problems).errors
-    except (HTTPError, OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ""
-    if not problems:
-        return ""
-    text = ": ".join(filter(None, (problems[0].code, problems[0].message)))
-    return re.sub(r"[^\x20-\x7e]", "?", text)[:200]
-
-
-def _retry_after(response: BaseHTTPResponse) -> float | None:
-    """Seconds to wait, from either form of Retry-After (RFC 9110, section 10.2.3)."""
-    text = response.headers.get("Retry-After", "")
-    if text.isdigit():
-        return float(text)
-    try:
-        when = email.utils.parsedate_to_datetime(text)
-    except (TypeError, ValueError):
-        return None
-    return max(0.0, when.timestamp() - time.time())
+    except (ModelpackError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _Problem()
+    return problems[0] if problems else _Problem()

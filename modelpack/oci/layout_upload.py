@@ -56,8 +56,8 @@ class Uploads:
                 return
             try:
                 self._receive(fd, content, partial, progress)
-            except (BadSource, IntegrityError):
-                _remove(partial)  # these bytes will not be asked for again
+            except BadSource:
+                _remove(partial)  # the file has changed: nobody will ask for these bytes again
                 raise
             with disk_errors("write", target):
                 os.fsync(fd)

@@ -1,6 +1,6 @@
 """The body of a ranged answer, checked while it is read."""
 
-import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -8,18 +8,21 @@ from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
 from modelpack.oci.answers import finish
+from modelpack.oci.headers import number
+from modelpack.oci.pace import Pace, Watch
 from modelpack.oci.transport import unavailable
-from modelpack.spec.errors import Unavailable
+from modelpack.spec.errors import ProtocolViolation, Unavailable
 
 
 class BodyStream:
     """Exactly `length` bytes of an answer (a `spec.source.ByteStream`).
 
-    Ends in Unavailable when they do not all come, and when they come so slowly that somebody seems
-    to hold the connection for its own sake.
+    Raises Unavailable when the connection breaks, stalls or trickles, ProtocolViolation when the
+    answer properly ends early or goes on. `slowest` bytes per second are expected over every
+    `window` seconds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # an answer, what it should be, and how fast
         self,
         response: BaseHTTPResponse,
         length: int,
@@ -27,15 +30,14 @@ class BodyStream:
         *,
         window: float,
         slowest: int,
+        watch: Watch,
     ) -> None:
-        """`slowest` bytes per second are expected over every `window` seconds."""
         self._response = response
         self._left = length
         self._what = what
-        self._window = window
-        self._slowest = slowest
-        self._since = time.monotonic()
-        self._received = 0
+        self._pace = Pace(window, slowest, self._stop)
+        self._watch = watch
+        watch.add(self._pace)
 
     def __enter__(self) -> Self:
         return self
@@ -46,28 +48,41 @@ class BodyStream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        finish(self._response, whole=not self._left)
+        self._watch.remove(self._pace)
+        finish(self._response, whole=not self._left and kind is None)
 
     def read(self, size: int, /) -> bytes:
         """Return the next bytes (see ByteStream)."""
         if not self._left:
             return b""
-        try:
-            data: bytes = self._response.read(min(size, self._left), decode_content=False)
-        except (HTTPError, OSError) as error:
-            raise unavailable(self._what, error) from error
+        data = self._receive(min(size, self._left, self._pace.slice))
         if not data:
-            raise Unavailable(f"{self._what}: ended {self._left} bytes early")
+            raise ProtocolViolation(f"{self._what}: ended {self._left} bytes early")
         self._left -= len(data)
-        self._watch(len(data))
+        declared = number(self._response.headers.get("Content-Length"))
+        if not self._left and declared is None and self._receive(1):
+            raise ProtocolViolation(f"{self._what}: more bytes came than were asked for")
         return data
 
-    def _watch(self, received: int) -> None:
-        self._received += received
-        elapsed = time.monotonic() - self._since
-        if elapsed >= self._window:
-            if self._received < self._slowest * elapsed:
-                raise Unavailable(
-                    f"{self._what}: {self._received} bytes in {elapsed:.0f} s: too slow"
-                )
-            self._since, self._received = time.monotonic(), 0
+    def _receive(self, most: int) -> bytes:
+        data = b""
+        self._pace.start()
+        try:
+            data = self._response.read(most, decode_content=False)
+        except (HTTPError, OSError, ValueError, AttributeError) as error:
+            # The last two are what a socket that was shut down under a read can raise.
+            if not self._pace.too_slow and not isinstance(error, HTTPError | OSError):
+                raise
+            if not self._pace.too_slow:
+                raise unavailable(self._what, error) from error
+        finally:
+            self._pace.end(len(data))
+        if self._pace.too_slow:
+            raise Unavailable(
+                f"{self._what}: comes too slowly", hint="check the network, or try later"
+            )
+        return data
+
+    def _stop(self) -> None:
+        with suppress(OSError, ValueError):
+            self._response.shutdown()

@@ -2,22 +2,31 @@
 
 import re
 import ssl
-import urllib.request
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, LocationParseError, ReadTimeoutError, SSLError
+from urllib3.exceptions import HTTPError, LocationValueError, ReadTimeoutError, SSLError
 from urllib3.response import BaseHTTPResponse
 
+from modelpack.oci.headers import printable
+from modelpack.oci.proxies import Proxy, proxy_for
 from modelpack.oci.settings import ConnectSettings
-from modelpack.spec.errors import InputError, RegistryError, Unavailable
+from modelpack.spec.errors import (
+    InputError,
+    ModelpackError,
+    ProtocolViolation,
+    RegistryError,
+    Unavailable,
+)
 from modelpack.spec.limits import MIB
 
-_CERTS_D: Final = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
-_USER_AGENT: Final = "modelpack"
+_SYSTEM_CERTS_D: Final = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
+_USER_AGENT: Final = "modelpack (+https://modelpack.dev)"
+PROXY_HINT: Final = "put them into the environment: HTTPS_PROXY=http://user:password@host:port"
 _CONNECTIONS: Final = 64  # per host; as many as there can be transfers
 
 Body = bytes | Iterable[bytes | memoryview] | None
@@ -26,21 +35,27 @@ Body = bytes | Iterable[bytes | memoryview] | None
 class Transport:
     """Sends requests. Thread-safe; one connection per thread and host at a time."""
 
-    def __init__(self, settings: ConnectSettings) -> None:
+    def __init__(self, settings: ConnectSettings, home: str) -> None:
+        """`home` is the host (and port) that the client certificate is for, and no other."""
         self._settings = settings
+        self._home = home
         self._timeout = urllib3.Timeout(
             connect=settings.connect_seconds, read=settings.stall_seconds
         )
-        self._pools: dict[tuple[str, str], urllib3.PoolManager] = {}
+        self._lock = threading.Lock()
+        self._pools: dict[tuple[str, Proxy | None], urllib3.PoolManager] = {}
 
     def request(
         self, method: str, url: str, headers: Mapping[str, str], body: Body = None
     ) -> BaseHTTPResponse:
         """Send one request and return the answer, its body unread; redirects are the caller's.
 
-        Raises Unavailable, or RegistryError where no repetition can help (certificates).
+        Where the other side answers before it has read all of the body, and hangs up, that answer
+        is returned. Raises Unavailable, ProtocolViolation, InputError for certificates and proxies
+        that cannot be used, RegistryError where no repetition can help (TLS). What the body raises
+        comes through.
         """
-        host = urlsplit(url).netloc
+        host = urlsplit(url).netloc.rpartition("@")[2]
         if isinstance(body, bytes):
             headers = {**headers, "Content-Length": str(len(body))}
         try:
@@ -55,35 +70,32 @@ class Transport:
                 preload_content=False,
                 decode_content=False,
             )
+        except ModelpackError:
+            raise
         except SSLError as error:
             raise _tls_error(host, error) from error
-        except LocationParseError as error:
-            raise RegistryError(f"{host}: an address that cannot be used: {error}") from error
+        except LocationValueError:
+            # The text of this error is the whole address, whose query may be a signature.
+            raise ProtocolViolation(f"{printable(host)}: not a usable address") from None
         except (HTTPError, OSError) as error:
             raise unavailable(host, error) from error
 
     def close(self) -> None:
         """Drop all connections."""
-        for pool in self._pools.values():
-            pool.clear()
+        with self._lock:
+            for pool in self._pools.values():
+                pool.clear()
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         parts = urlsplit(url)
-        proxy = _proxy(parts.scheme, parts.hostname or "")
         # Certificates may differ by host, so pools do.
-        key = (parts.netloc if parts.scheme == "https" else "", proxy)
-        pool = self._pools.get(key)
-        if pool is None:
-            pool = self._pools[key] = self._make_pool(parts.netloc, parts.scheme, proxy)
-        return pool
-
-    def _make_pool(self, host: str, scheme: str, proxy: str) -> urllib3.PoolManager:
-        context = self._tls(host) if scheme == "https" else None
-        if proxy:
-            return urllib3.ProxyManager(
-                proxy, maxsize=_CONNECTIONS, ssl_context=context, blocksize=MIB
-            )
-        return urllib3.PoolManager(maxsize=_CONNECTIONS, ssl_context=context, blocksize=MIB)
+        key = (parts.netloc if parts.scheme == "https" else "", proxy_for(url))
+        with self._lock:
+            pool = self._pools.get(key)
+            if pool is None:
+                context = self._tls(parts.netloc) if parts.scheme == "https" else None
+                pool = self._pools[key] = _make_pool(context, key[1])
+            return pool
 
     def _tls(self, host: str) -> ssl.SSLContext:
         settings = self._settings
@@ -94,9 +106,10 @@ class Transport:
                 context.verify_mode = ssl.CERT_NONE
             if settings.ca_file:
                 context.load_verify_locations(settings.ca_file)
-            if settings.client_cert:
+            if settings.client_cert and host == self._home:
                 context.load_cert_chain(settings.client_cert, settings.client_key)
-            for directory in (base / host for base in _CERTS_D):
+            own = Path.home() / ".config/containers/certs.d"
+            for directory in (base / host for base in (own, *_SYSTEM_CERTS_D)):
                 for authority in sorted(directory.glob("*.crt")):
                     context.load_verify_locations(authority)
                 for certificate in sorted(directory.glob("*.cert")):
@@ -106,14 +119,29 @@ class Transport:
         return context
 
 
-def unavailable(host: str, error: BaseException) -> Unavailable:
-    """Say that a host cannot be reached, or has stopped to answer."""
+def _make_pool(context: ssl.SSLContext | None, proxy: Proxy | None) -> urllib3.PoolManager:
+    if proxy is None:
+        return urllib3.PoolManager(maxsize=_CONNECTIONS, ssl_context=context, blocksize=MIB)
+    login = urllib3.make_headers(proxy_basic_auth=proxy.login) if proxy.login else None
+    return urllib3.ProxyManager(
+        proxy.url,
+        proxy_headers=login,
+        maxsize=_CONNECTIONS,
+        ssl_context=context,
+        blocksize=MIB,
+    )
+
+
+def unavailable(host: str, error: BaseException) -> RegistryError:
+    """Say that a host cannot be reached, or has stopped to answer: Unavailable, mostly."""
     if isinstance(error, ReadTimeoutError | TimeoutError):
         return Unavailable(f"{host}: no answer in time", hint="check the network, or try later")
     cause = next((a for a in error.args if isinstance(a, OSError) and a.strerror), None)
     reason = str(cause.strerror if cause else getattr(error, "reason", None) or error)
     # urllib3 says which object failed first; only the cause is for people.
     text = re.sub(r"^.*?(?:\)|>): (?=\S)", "", reason)
+    if "Tunnel connection failed: 407" in text:
+        return RegistryError(f"{host}: the proxy wants a user and a password", hint=PROXY_HINT)
     return Unavailable(
         f"{host}: {text[:200]}", hint="check the name, the network and the proxy settings"
     )
@@ -134,11 +162,3 @@ def _tls_error(host: str, error: SSLError) -> RegistryError:
     if "EOF" in text or "reset" in text.lower():
         return unavailable(host, error)
     return RegistryError(f"{host}: TLS: {text[:200]}", hint="does it want --client-cert?")
-
-
-def _proxy(scheme: str, host: str) -> str:
-    if urllib.request.proxy_bypass(host):
-        return ""
-    proxies = urllib.request.getproxies()
-    found = proxies.get(scheme) or proxies.get("all") or ""
-    return found if not found or "://" in found else f"http://{found}"

@@ -5,13 +5,22 @@ from typing import Protocol
 
 
 class UploadLog(Protocol):
-    """Locations of upload sessions, by registry, repository and digest. Thread-safe."""
+    """Locations of upload sessions, by registry, repository and digest. Thread-safe.
 
-    def get(self, key: str) -> str:
-        """Return the location of the session, or nothing if none is known or it is too old."""
+    A session has one user at a time: two that append to it would damage each other's upload.
+    """
+
+    def claim(self, key: str) -> str:
+        """Take over the session, if one is known, is not too old and has no living user.
+
+        Returns its location, or nothing.
+        """
 
     def put(self, key: str, location: str) -> None:
-        """Remember where the session can be continued."""
+        """Remember where the session can be continued; it is in use by us."""
+
+    def release(self, key: str) -> None:
+        """Let the session be continued by whoever comes next."""
 
     def drop(self, key: str) -> None:
         """Forget the session."""
@@ -22,19 +31,30 @@ class MemoryUploadLog:
 
     def __init__(self) -> None:
         self._locations: dict[str, str] = {}
+        self._used: set[str] = set()
         self._lock = threading.Lock()
 
-    def get(self, key: str) -> str:
-        """Return the location (see UploadLog)."""
+    def claim(self, key: str) -> str:
+        """Take over (see UploadLog)."""
         with self._lock:
-            return self._locations.get(key, "")
+            location = "" if key in self._used else self._locations.get(key, "")
+            if location:
+                self._used.add(key)
+            return location
 
     def put(self, key: str, location: str) -> None:
         """Remember (see UploadLog)."""
         with self._lock:
             self._locations[key] = location
+            self._used.add(key)
+
+    def release(self, key: str) -> None:
+        """Let others continue (see UploadLog)."""
+        with self._lock:
+            self._used.discard(key)
 
     def drop(self, key: str) -> None:
         """Forget (see UploadLog)."""
         with self._lock:
             self._locations.pop(key, None)
+            self._used.discard(key)

@@ -8,7 +8,7 @@ from modelpack.chunks.cut import CHUNK_SIZE, cut
 from modelpack.chunks.table import kind_of
 from modelpack.formats.detect import read_header
 from modelpack.formats.facts import Facts, model_facts, parse_config
-from modelpack.formats.shards import check_shards
+from modelpack.formats.shards import check_numbering, check_shards
 from modelpack.pack.layers import plan_layers
 from modelpack.pack.origin import Origin, SourceFile
 from modelpack.spec import limits
@@ -98,8 +98,9 @@ def make_plan(
 
 
 def check_complete(origin: Origin, plan: PackPlan) -> None:
-    """Raise BadHeader if a shard index names a shard that is not packed."""
+    """Raise BadHeader if a shard index, or the numbers of shards, tell of one that is missing."""
     present = {file.path for file in plan.files}
+    check_numbering(present)
     for file in plan.files:
         if file.path.endswith(".safetensors.index.json") and file.size <= limits.HEADER_BYTES:
             with origin.open(file) as opened:

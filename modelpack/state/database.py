@@ -14,7 +14,8 @@ _SCHEMA_VERSION: Final = 1
 _SCHEMA: Final = """
 CREATE TABLE files (key BLOB PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE layers (key BLOB PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE uploads (key TEXT PRIMARY KEY, location TEXT NOT NULL, started REAL NOT NULL);
+CREATE TABLE uploads (key TEXT PRIMARY KEY, location TEXT NOT NULL, moved REAL NOT NULL,
+                      owner TEXT NOT NULL);
 CREATE TABLE homes (registry TEXT, digest TEXT, repository TEXT,
                     PRIMARY KEY (registry, digest, repository)) WITHOUT ROWID;
 CREATE TABLE placed (directory TEXT, path TEXT, stat BLOB NOT NULL, manifest TEXT NOT NULL,

@@ -75,7 +75,7 @@ def push(source: str, reference: Reference, session: Session, options: PushOptio
         raw=options.modelpack_form,
         chunk_size=options.coding.chunk_size,
     )
-    if not options.include and not options.exclude:
+    if not (options.include or options.exclude or Path(source).is_file()):
         check_complete(origin, plan)
     _check_limits(plan, reference, options)
     with session.repository(reference) as repository:

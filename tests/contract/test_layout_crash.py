@@ -1,17 +1,19 @@
 """Processes that die, and processes that work on one layout at the same time."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from modelpack.oci import layout_lock
 from modelpack.oci.layout import LayoutRepository
-from modelpack.spec.errors import IntegrityError, Unavailable
+from modelpack.spec.errors import BadSource, IntegrityError, Unavailable
 from modelpack.spec.progress import QUIET
 from tests.contract.contents import MIB, Watched, blob_of, moved_by_putting, put, put_image, read
 from tests.support.servers import ROOT
@@ -134,10 +136,85 @@ def test_partial_files_of_any_length(layout, uploads, size):
 
 
 def test_wrong_bytes_leave_no_partial_file(layout, uploads):
-    """What turned out to be wrong is not kept to be continued."""
+    """What turned out to be wrong, or has changed, is not kept to be continued."""
     with pytest.raises(IntegrityError):
         layout.put_blob(Watched(DATA, told=DATA[::-1]), QUIET)
+    with pytest.raises(BadSource):
+        layout.put_blob(Watched(DATA, fail_at=3 * MIB, error=BadSource("changed")), QUIET)
     assert list(uploads.iterdir()) == []
+
+
+class Held:
+    """Content that stops half-way until it is let go, and then may turn out wrong."""
+
+    def __init__(self, told: bytes) -> None:
+        self.blob = blob_of(DATA)
+        self.told = told
+        self.reached, self.go = threading.Event(), threading.Event()
+
+    def read_from(self, offset):
+        yield self.told[offset:MIB]
+        self.reached.set()
+        self.go.wait()
+        yield self.told[MIB:]
+
+
+@pytest.mark.parametrize(("told", "offsets"), [(DATA, []), (DATA[:-1] + b"x", [0])])
+def test_a_second_put_waits_for_the_first(layout, uploads, monkeypatch, told, offsets):
+    """A thread that waits for another's put reads nothing if that one succeeds, else all of it."""
+    waits = threading.Event()
+    lock = layout_lock.try_lock
+
+    def watched(*arguments):
+        free = lock(*arguments)
+        if not free:
+            waits.set()
+        return free
+
+    first, second = Held(told), Watched(DATA)
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(layout.put_blob, first, QUIET)
+        assert first.reached.wait(60)
+        monkeypatch.setattr(layout_lock, "try_lock", watched)
+        two = pool.submit(layout.put_blob, second, QUIET)
+        assert waits.wait(60)
+        first.go.set()
+        assert (one.exception() is None) == (told == DATA)
+        two.result()
+    assert second.offsets == offsets
+    assert read(layout, second.blob) == DATA
+    assert list(uploads.iterdir()) == []
+
+
+def test_bytes_are_on_disk_before_they_have_a_name(layout, monkeypatch):
+    """Every file is fsynced between its last write and its rename, its directory after that."""
+    unsynced, renamed = set(), set()
+    write, fsync, rename = os.write, os.fsync, os.rename
+
+    def writing(fd, data):
+        unsynced.add(os.fstat(fd).st_ino)
+        return write(fd, data)
+
+    def syncing(fd):
+        unsynced.discard(os.fstat(fd).st_ino)
+        renamed.discard(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    def renaming(source, target):
+        assert Path(source).stat().st_ino not in unsynced
+        renamed.add(Path(target).parent.stat().st_ino)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "write", writing)
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(os, "rename", renaming)
+    put(layout, DATA)
+    assert not renamed
+    put_image(layout, b"layer", tag="v1")
+    assert not renamed
+    assert not unsynced
+    layout.delete_manifest("v1")
+    assert not renamed
 
 
 class Expecting:

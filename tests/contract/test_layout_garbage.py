@@ -139,6 +139,15 @@ def test_another_push_is_not_disturbed(connect, blobs):
     assert blobs() == digests(b"put by the second", b"old", CONFIG) | {stored.digest}
 
 
+def test_what_another_push_has_found_stays(connect, blobs):
+    """A blob that another client found, and so will not send, is not freed before it is named."""
+    first, second = connect(), connect()
+    put_image(first, b"layer", tag="v1")
+    assert second.stat_blob(blob_of(b"layer").digest) == 5
+    first.delete_manifest("v1")
+    assert digests(b"layer") <= blobs()
+
+
 def test_what_a_broken_push_left_is_freed(connect, blobs):
     """Blobs of a push that never came to its manifest go with the next removal."""
     broken = connect()

@@ -169,6 +169,16 @@ def test_a_layout_without_an_index(layout, directory, stored):
         layout.tags()
 
 
+def test_a_layout_without_its_marker(layout, directory, stored):
+    """Without the oci-layout file nothing is read; a put makes it whole and keeps what is there."""
+    (directory / "oci-layout").unlink()
+    with pytest.raises(NotFound, match="no oci-layout file"):
+        layout.tags()
+    put_image(layout, tag="v2")
+    assert layout.tags() == ["v1", "v2"]
+    assert layout.manifest("v1")[0] == stored
+
+
 @pytest.mark.parametrize("size", [0, 4, 6])
 def test_a_blob_of_another_size(layout, directory, stored, size):
     """A blob file that is shorter or longer than its descriptor is refused before it is read."""

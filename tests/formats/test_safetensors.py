@@ -82,7 +82,7 @@ HUGE = 1 << 63
         (b"", "the file is empty"),
         (b"\x02\0\0\0\0\0\0", "the file has only 7 bytes"),
         (struct.pack("<Q", 3) + b"{}", "3 bytes, in a file of 10"),
-        (struct.pack("<Q", HUGE) + b"{}", "at most 104857600"),
+        (struct.pack("<Q", HUGE) + b"{}", "at most 100000000"),
         (struct.pack("<Q", 0), "does not start with"),
         (safetensors(b" {}"), "does not start with"),
         (safetensors(b"[]"), "does not start with"),

@@ -74,13 +74,15 @@ def test_a_second_version_moves_what_changed(reference, model, tmp_path, session
     """One changed tensor, a renamed shard, other metadata: only the tensor travels."""
     push(str(model), reference, session(), PushOptions())
     pull(reference, tmp_path / "out", session(), PullOptions())
-    (model / "model-00001-of-00002.safetensors").rename(model / "renamed.safetensors")
+    for number in (1, 2):
+        old = model / f"model-0000{number}-of-00002.safetensors"
+        old.rename(model / f"renamed-{number}.safetensors")
     (model / "model.safetensors.index.json").unlink()
     tensors = make_tensors(12, [6_000_000, 300, 70_000, 4_000])
     changed = os.urandom(70_000)
     tensors["layers.2.weight"] = changed
     safetensors(
-        model / "model-00002-of-00002.safetensors",
+        model / "renamed-2.safetensors",
         {f"s2.{k}": v for k, v in tensors.items()}, {"edited": "x" * 500},
     )  # fmt: skip
     push(str(model), reference, session(), PushOptions())
@@ -88,8 +90,10 @@ def test_a_second_version_moves_what_changed(reference, model, tmp_path, session
     assert tree(tmp_path / "out") == tree(model)
     assert pulled.bytes_moved < 70_000 + 10_000
     assert sorted(pulled.removed) == [
-        "model-00001-of-00002.safetensors", "model.safetensors.index.json",
-    ]  # fmt: skip
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+    ]
     elsewhere = pull(reference, tmp_path / "new", session(), PullOptions(reuse=[tmp_path / "out"]))
     assert tree(tmp_path / "new") == tree(model)
     assert elsewhere.bytes_moved == 0
@@ -178,7 +182,7 @@ def test_the_artifact_is_what_the_format_says(registry, name, model, session):
     assert {layer.media_type for layer in manifest.layers} == {media.LAYER_TAR}
     assert manifest.layers[-1].annotations == {names.ROLE: names.ROLE_INDEX}
     notes = manifest.annotations
-    assert notes[names.PARAMETERS] == str((6_000_000 + 300 + 70_000 + 4_000))
+    assert notes[names.PARAMETERS] == str(3_000_000 * 2 + 300 + 70_000 + 4_000)
     assert notes[names.KV_BYTES_PER_TOKEN] == str(2 * 2 * 2 * 16 * 2)
     assert notes[names.ARCHITECTURE] == "LlamaForCausalLM"
     assert json.loads(notes[names.TENSOR_BYTES]) == {"BF16": 2 * (6_000_000 + 300 + 70_000 + 4_000)}
