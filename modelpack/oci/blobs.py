@@ -7,7 +7,7 @@ from urllib3.response import BaseHTTPResponse
 from modelpack.oci.answers import check
 from modelpack.oci.exchange import Exchange
 from modelpack.oci.headers import content_range, number, printable
-from modelpack.oci.pace import Pace
+from modelpack.oci.pace import Watch
 from modelpack.oci.stream import BodyStream
 from modelpack.spec.errors import NotFound, ProtocolViolation, RangeIgnored, RegistryError
 from modelpack.spec.manifest import Descriptor
@@ -18,6 +18,7 @@ class BlobReader:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
+        self._watch = Watch(exchange.settings.stall_seconds / 4)
         self._elsewhere: dict[str, str] = {}
 
     def size(self, digest: str) -> int | None:
@@ -47,8 +48,18 @@ class BlobReader:
             response.close()
             raise
         settings = self._exchange.settings
-        pace = Pace(settings.stall_seconds, settings.trickle_bytes)
-        return BodyStream(response, length, what, pace)
+        return BodyStream(
+            response,
+            length,
+            what,
+            window=settings.stall_seconds,
+            slowest=settings.trickle_bytes,
+            watch=self._watch,
+        )
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._watch.close()
 
     def _ask(self, digest: str, headers: Mapping[str, str]) -> BaseHTTPResponse:
         """Ask for a blob, first where the registry sent us the last time."""

@@ -8,19 +8,17 @@ import base64
 import binascii
 import json
 import os
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from modelpack.spec.errors import InputError
+from modelpack.oci.credential_helper import CredentialHelper, Kept
+from modelpack.spec.errors import DiskError, InputError
 from modelpack.spec.reference import DEFAULT_REGISTRY
 
 _HUB_KEY: Final = "https://index.docker.io/v1/"
-_TOKEN_USER: Final = "<token>"  # noqa: S105  # the helper protocol's name for "no user, a token"
-_HELPER_SECONDS: Final = 30
 _CONFIG_BYTES: Final = 4 << 20
 
 
@@ -68,41 +66,41 @@ class DockerCredentials:
     def store(self, registry: str, credential: Credential) -> str:
         """Keep a credential, with the helper that the config names or in the file.
 
-        Returns where, for people. The file keeps everything else it holds, and is 0600.
+        Returns where, for people. The file keeps everything else it holds, and is 0600. Raises
+        InputError, DiskError.
         """
         path = docker_config()
         config = _read(path)
         helper = _helper(config, registry)
         if helper:
-            entry = {
-                "ServerURL": _server(registry),
-                "Username": credential.username or _TOKEN_USER,
-                "Secret": credential.password or credential.identity_token,
-            }
-            _run_helper(helper, "store", json.dumps(entry))
-            return f"docker-credential-{helper}"
+            secret = credential.identity_token or credential.password
+            helper.store(_server(registry), Kept(credential.username, secret))
+            return helper.program
         pair = f"{credential.username}:{credential.password}".encode()
-        config.setdefault("auths", {})[_server(registry)] = {
-            "auth": base64.b64encode(pair).decode()
-        }
+        entry = {"auth": base64.b64encode(pair).decode()}
+        if credential.identity_token:
+            entry["identitytoken"] = credential.identity_token
+        config["auths"] = {**(config.get("auths") or {}), _server(registry): entry}
         _write(path, config)
         return str(path)
 
     def erase(self, registry: str) -> bool:
-        """Forget a registry; returns whether anything was known."""
+        """Forget what `store` keeps; returns whether anything was known.
+
+        What another program keeps elsewhere, podman in its auth.json, is left to it.
+        """
         path = docker_config()
         config = _read(path)
         helper = _helper(config, registry)
-        known = self.get(registry, "") is not None
+        known = helper is not None and helper.get(_server(registry)) is not None
         if helper and known:
-            _run_helper(helper, "erase", _server(registry))
-        auths = config.get("auths", {})
-        mine = [key for key in auths if _host(key) == registry]
-        for key in mine:
-            del auths[key]
-        if mine:
-            _write(path, config)
-        return known
+            helper.erase(_server(registry))
+        auths = config.get("auths") or {}
+        kept = {k: v for k, v in auths.items() if not (_is_host(k) and _host(k) == registry)}
+        if len(kept) == len(auths):
+            return known
+        _write(path, {**config, "auths": kept})
+        return True
 
 
 def docker_config() -> Path:
@@ -127,51 +125,72 @@ def _read(path: Path) -> dict[str, Any]:
         if path.stat().st_size > _CONFIG_BYTES:
             raise InputError(f"{path}: larger than any credentials file")
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+    except OSError:  # not there, or not ours to read
         return {}
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON: {error}", hint="mend or remove it") from None
-    if not isinstance(found, dict) or not isinstance(found.get("auths", {}), dict):
+    if not isinstance(found, dict) or not isinstance(found.get("auths") or {}, dict):
         raise InputError(f"{path}: expected an object with 'auths'", hint="mend or remove it")
     return found
 
 
 def _write(path: Path, config: dict[str, Any]) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=".config.json.")
+    """Replace the file at once, never half-written; a link to it stays one."""
     try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            json.dump(config, file, indent="\t")
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path.resolve())
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target = path.resolve()
+        fd, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                json.dump(config, file, indent="\t")
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise DiskError(
+            f"{path}: credentials cannot be written: {error.strerror}",
+            hint="set DOCKER_CONFIG to a directory that you may write to",
+        ) from error
 
 
 def _from_config(
     config: dict[str, Any], path: Path, registry: str, repository: str
 ) -> Credential | None:
-    entry = _entry(config.get("auths", {}), registry, repository)
-    # An empty entry is what Docker writes when a helper keeps the secret.
+    """Look up the nearest: an entry for this repository or its parents, a helper, the registry's.
+
+    A helper comes before the registry's entry, as in Docker: where both are, the entry is stale.
+    """
+    auths = config.get("auths") or {}
+    entry = _namespaced(auths, registry, repository)
     found = _decode(entry, path, registry) if entry else None
-    if found is not None:
-        return found
-    helper = _helper(config, registry)
-    return _from_helper(helper, registry) if helper else None
+    helper = None if found else _helper(config, registry)
+    kept = helper.get(_server(registry)) if helper else None
+    if kept is not None:
+        if not kept.username:
+            return Credential(identity_token=kept.secret)
+        return Credential(kept.username, kept.secret)
+    return found or _decode(_registry_entry(auths, registry), path, registry)
 
 
-def _entry(auths: dict[str, Any], registry: str, repository: str) -> dict[str, Any]:
-    """Return the entry of the longest prefix: registry/org/repo, registry/org, registry."""
-    parts = [registry, *repository.split("/")] if repository else [registry]
-    for length in range(len(parts), 0, -1):
+def _namespaced(auths: dict[str, Any], registry: str, repository: str) -> dict[str, Any]:
+    """Return the entry of the longest prefix: registry/org/repo, then registry/org."""
+    parts = [registry, *repository.split("/")]
+    for length in range(len(parts), 1, -1):
         entry = auths.get("/".join(parts[:length]))
         if isinstance(entry, dict):
             return entry
-    return next(
-        (e for key, e in auths.items() if _host(key) == registry and isinstance(e, dict)), {}
-    )
+    return {}
+
+
+def _registry_entry(auths: dict[str, Any], registry: str) -> dict[str, Any]:
+    exact = auths.get(_server(registry))
+    if isinstance(exact, dict):
+        return exact
+    keys = (key for key in auths if _is_host(key) and _host(key) == registry)
+    return next((auths[key] for key in keys if isinstance(auths[key], dict)), {})
 
 
 def _decode(entry: dict[str, Any], path: Path, registry: str) -> Credential | None:
@@ -197,60 +216,26 @@ def _decode(entry: dict[str, Any], path: Path, registry: str) -> Credential | No
     return None
 
 
-def _helper(config: dict[str, Any], registry: str) -> str:
+def _helper(config: dict[str, Any], registry: str) -> CredentialHelper | None:
     helpers = config.get("credHelpers")
-    if isinstance(helpers, dict):
-        for key, helper in helpers.items():
-            if _host(key) == registry and isinstance(helper, str):
-                return helper
+    for key, name in helpers.items() if isinstance(helpers, dict) else ():
+        if _host(key) == registry and isinstance(name, str):
+            return CredentialHelper(name) if name else None
     store = config.get("credsStore")
-    return store if isinstance(store, str) else ""
-
-
-def _from_helper(helper: str, registry: str) -> Credential | None:
-    text = _run_helper(helper, "get", _server(registry))
-    if text is None:
-        return None
-    try:
-        answer = json.loads(text)
-        username, secret = str(answer["Username"]), str(answer["Secret"])
-    except (ValueError, KeyError, TypeError):
-        raise InputError(
-            f"docker-credential-{helper}: its answer is not what it should be"
-        ) from None
-    if username == _TOKEN_USER:
-        return Credential(identity_token=secret)
-    return Credential(username, secret) if secret else None
-
-
-def _run_helper(helper: str, verb: str, text: str) -> str | None:
-    """Run a credential helper; None if it says that it does not know the registry."""
-    program = f"docker-credential-{helper}"
-    try:
-        done = subprocess.run(
-            [program, verb], input=text, capture_output=True, text=True, check=False,
-            timeout=_HELPER_SECONDS,
-        )  # fmt: skip
-    except FileNotFoundError:
-        raise InputError(
-            f"{program}: not found in PATH, but {docker_config()} names it",
-            hint="install it, or remove it from the file",
-        ) from None
-    except subprocess.TimeoutExpired:
-        raise InputError(f"{program}: no answer within {_HELPER_SECONDS} s") from None
-    if done.returncode:
-        message = (done.stdout or done.stderr).strip()
-        if "not found" in message.lower():
-            return None
-        raise InputError(f"{program} {verb}: {message[:200] or f'exit code {done.returncode}'}")
-    return done.stdout
+    return CredentialHelper(store) if isinstance(store, str) and store else None
 
 
 def _server(registry: str) -> str:
     return _HUB_KEY if registry == DEFAULT_REGISTRY else registry
 
 
+def _is_host(key: str) -> bool:
+    """Whether a key is for a whole registry, and not for a namespace of it."""
+    path = key.removeprefix("https://").removeprefix("http://").partition("/")[2]
+    return path.strip("/") in ("", "v1", "v2")
+
+
 def _host(key: str) -> str:
-    """Reduce a key of `auths` to a host, as Docker does: https://host/v1/ means host."""
+    """Reduce a key to a host, as Docker does: https://host/v1/ means host."""
     host = key.removeprefix("https://").removeprefix("http://").partition("/")[0]
     return DEFAULT_REGISTRY if host in ("index.docker.io", "registry-1.docker.io") else host

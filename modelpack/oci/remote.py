@@ -29,6 +29,7 @@ class RemoteRepository:
 
     def close(self) -> None:
         """Drop connections."""
+        self._blobs.close()
         self._exchange.close()
 
     def ping(self) -> None:

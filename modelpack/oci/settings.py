@@ -23,7 +23,7 @@ class ConnectSettings:
     client_key: Path | None = None
     connect_seconds: float = 10
     stall_seconds: float = 60
-    trickle_bytes: int = 1024
+    trickle_bytes: int = 4096
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     credentials: Credentials = field(default_factory=DockerCredentials)
     uploads: UploadLog = field(default_factory=MemoryUploadLog)

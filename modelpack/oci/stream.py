@@ -69,12 +69,12 @@ class BodyStream:
         self._pace.start()
         try:
             data = self._response.read(most, decode_content=False)
-        except (HTTPError, OSError, ValueError, AttributeError) as error:
-            # The last two are what a socket that was shut down under a read can raise.
-            if not self._pace.too_slow and not isinstance(error, HTTPError | OSError):
-                raise
+        except (HTTPError, OSError) as error:
             if not self._pace.too_slow:
                 raise unavailable(self._what, error) from error
+        except ValueError:  # a TLS socket that was shut down under its reader
+            if not self._pace.too_slow:
+                raise
         finally:
             self._pace.end(len(data))
         if self._pace.too_slow:
@@ -84,5 +84,5 @@ class BodyStream:
         return data
 
     def _stop(self) -> None:
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, RuntimeError):  # it has just ended by itself
             self._response.shutdown()
