@@ -56,6 +56,8 @@ def test_exit_codes_are_documented():
     """docs/cli.md lists exactly the codes that the program uses."""
     table = (ROOT / "docs" / "cli.md").read_text()
     documented = {
-        int(n) for row in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE) for n in row.split(",")
+        int(n)
+        for row in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE)
+        for n in row.split(",")
     }
     assert documented == set(exits.MEANINGS)

@@ -5,7 +5,6 @@ import sys
 import traceback
 
 import typer
-from typer.exceptions import Abort, Exit, TyperException
 
 from modelpack import __version__
 from modelpack.cli import exits, transfer_verbs
@@ -64,11 +63,9 @@ def _run(arguments: list[str]) -> int:  # noqa: PLR0911  # one return per way to
     except ModelpackError as error:
         show_error(error, as_json="--json" in arguments)
         return exits.exit_code(error)
-    except Exit as error:
+    except typer.Exit as error:
         return error.exit_code
-    except TyperException as error:
-        return _misused(error.format_message())
-    except (KeyboardInterrupt, Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return _stopped("interrupted", exits.INTERRUPTED)
     except Terminated:
         return _stopped("terminated", exits.TERMINATED)
@@ -77,7 +74,9 @@ def _run(arguments: list[str]) -> int:  # noqa: PLR0911  # one return per way to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exits.OK
     except Exception as error:  # noqa: BLE001  # the last line of defence
-        return _bug(error)
+        # What typer raises for wrong usage has this method; its classes are private.
+        usage = getattr(error, "format_message", None)
+        return _misused(str(usage())) if usage else _bug(error)
 
 
 def _misused(message: str) -> int:

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Final, Never
 import typer
 
 from modelpack.cli.output import Outcome, show
-from modelpack.cli.progress import Bars
 from modelpack.oci.connect import ConnectSettings
 from modelpack.spec.progress import QUIET, Reporter
 from modelpack.state.database import Database, default_path
@@ -116,6 +115,8 @@ def _session(given: dict[str, Any]) -> Iterator[Session]:
         stack.callback(database.close)
         reporter: Reporter = QUIET
         if sys.stderr.isatty() and not (given["quiet"] or given["as_json"]):
+            from modelpack.cli.progress import Bars  # 0.1 s that only terminals pay
+
             reporter = stack.enter_context(Bars())
         yield Session(
             connect=ConnectSettings(

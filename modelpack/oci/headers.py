@@ -13,7 +13,7 @@ _UPLOADED: Final = re.compile(r"(?:bytes=)?0-([0-9]{1,18})")
 _LINK: Final = re.compile(
     r'<([^<>]*)>((?:\s*;\s*[A-Za-z0-9*_-]+(?:\s*=\s*(?:"[^"]*"|[^",;\s]*))?)*)'
 )
-_REL: Final = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^",;\s]*))', re.IGNORECASE)
+_PARAMETER: Final = re.compile(r';\s*([A-Za-z0-9*_-]+)(?:\s*=\s*(?:"([^"]*)"|([^",;\s]*)))?')
 
 
 def number(text: str | None) -> int | None:
@@ -56,9 +56,9 @@ def retry_after(text: str | None, now: float) -> float | None:
 def next_link(text: str | None) -> str:
     """Read the address with the relation "next" of a Link (RFC 8288); empty if there is none."""
     for address, parameters in _LINK.findall((text or "")[:_LONGEST]):
-        found = _REL.search(parameters)
-        if found and "next" in (found[1] or found[2] or "").lower().split():
-            return str(address)
+        for name, quoted, plain in _PARAMETER.findall(parameters):
+            if name.lower() == "rel" and "next" in (quoted or plain).lower().split():
+                return str(address)
     return ""
 
 

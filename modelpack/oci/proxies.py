@@ -7,6 +7,7 @@ Loopback never goes through a proxy.
 
 import ipaddress
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -34,8 +35,12 @@ def proxy_for(url: str) -> Proxy | None:
     text = settings.get(parts.scheme) or settings.get("all") or ""
     if not text or _bypassed(parts, settings.get("no", "")):
         return None
-    proxy = urlsplit(text if "://" in text else f"http://{text}")
-    if proxy.scheme not in _PORTS or not proxy.hostname:
+    try:
+        proxy = urlsplit(text if "://" in text else f"http://{text}")
+        usable = proxy.scheme in _PORTS and bool(proxy.hostname)
+    except ValueError:
+        usable = False
+    if not usable:
         raise InputError(
             f"the proxy for {parts.scheme} is not usable: expected http://host:port",
             hint=f"correct {parts.scheme.upper()}_PROXY in the environment",
@@ -65,10 +70,9 @@ def _covers(
 ) -> bool:
     if exception == "*":
         return True
-    try:
-        return address is not None and address in ipaddress.ip_network(exception, strict=False)
-    except ValueError:
-        pass
+    if address is not None:
+        with suppress(ValueError):  # it is no network, but a name perhaps
+            return address in ipaddress.ip_network(exception, strict=False)
     name, colon, wanted = exception.rpartition(":")
     if colon and wanted.isascii() and wanted.isdigit():
         if int(wanted[:6]) != port:

@@ -9,7 +9,13 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, LocationValueError, ReadTimeoutError, SSLError
+from urllib3.exceptions import (
+    HTTPError,
+    InsecureRequestWarning,
+    LocationValueError,
+    ReadTimeoutError,
+    SSLError,
+)
 from urllib3.response import BaseHTTPResponse
 
 from modelpack.oci.headers import printable
@@ -42,6 +48,8 @@ class Transport:
         self._timeout = urllib3.Timeout(
             connect=settings.connect_seconds, read=settings.stall_seconds
         )
+        if settings.insecure:  # who asks for it need not be warned of it
+            urllib3.disable_warnings(InsecureRequestWarning)
         self._lock = threading.Lock()
         self._pools: dict[tuple[str, Proxy | None], urllib3.PoolManager] = {}
 
@@ -155,10 +163,10 @@ def _tls_error(host: str, error: SSLError) -> RegistryError:
         )
     if "CERTIFICATE_VERIFY_FAILED" in text:
         reason = text.rpartition("failed: ")[2].partition(" (_ssl")[0]
-        return RegistryError(
-            f"{host}: its certificate is not trusted: {reason}",
-            hint="name the authority with --ca-file",
-        )
+        hint = "name the authority with --ca-file"
+        if "mismatch" in reason:
+            hint = "use the name that the certificate is for"
+        return RegistryError(f"{host}: its certificate is not trusted: {reason}", hint=hint)
     if "EOF" in text or "reset" in text.lower():
         return unavailable(host, error)
     return RegistryError(f"{host}: TLS: {text[:200]}", hint="does it want --client-cert?")

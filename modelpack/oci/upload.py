@@ -75,9 +75,6 @@ def put(exchange: Exchange, blobs: BlobReader, content: Content, progress: Progr
             # Perhaps only the answer was lost.
             if session.all_sent and exchange.retry(lambda: blobs.size(blob.digest)) == blob.size:
                 return
-    except (IntegrityError, BadSource):
-        session.abandon()
-        raise
     finally:
         session.release()
 
@@ -141,11 +138,9 @@ class _Session:
             self._lost += 1
             self._whole = self._whole or self._lost > 1
             raise
-
-    def abandon(self) -> None:
-        """Have the registry drop what it has: it is not the blob."""
-        _cancel(self._exchange, self._location)
-        self._forget()
+        except (IntegrityError, BadSource):
+            self._abandon()
+            raise
 
     def release(self) -> None:
         """Leave the session to whoever comes next."""
@@ -182,7 +177,7 @@ class _Session:
             self._forget()
             return False
         if offset > self._size:
-            self.abandon()
+            self._abandon()
             return False
         self._rewind(offset)
         self._location = location
@@ -208,7 +203,7 @@ class _Session:
         response.release_conn()
         reported = uploaded(response.headers.get("Range"))
         if reported not in (None, end):
-            self.abandon()
+            self._abandon()
             raise _SessionLostError(f"{self._key}: has {reported} bytes where {end} were sent")
         self.offset = end
         self._moved_to(response, self._location)
@@ -250,6 +245,11 @@ class _Session:
             self._location = self._exchange.resolve(location, url)
         if self._location and not self._whole:
             self._log.put(self._key, self._location)
+
+    def _abandon(self) -> None:
+        """Have the registry drop what it has: it is not the blob."""
+        _cancel(self._exchange, self._location)
+        self._forget()
 
     def _forget(self) -> None:
         self._location = ""

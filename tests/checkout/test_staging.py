@@ -61,6 +61,7 @@ def test_discarding_leaves_nothing(tmp_path):
 def test_one_pull_at_a_time(tmp_path):
     """A second process is told to wait instead of writing into the first one's files."""
     with Staging(tmp_path / "m", ONE, 4) as staging:
+        staging.allocate({0: 16})
         staging.complete(part(0))
         code = (
             "from pathlib import Path; from modelpack.checkout.staging import Staging;"
