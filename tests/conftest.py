@@ -1,6 +1,7 @@
 """Fixtures: every test is alone with its home directory; servers are shared and real."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,25 +14,60 @@ from modelpack.state.digests import DigestCache
 from modelpack.verbs.session import Session
 from tests.support import servers, tokens, weights
 from tests.support.faults import fault_proxy
+from tests.support.processes import LogMark
+from tests.support.s3 import s3_server
 
 settings.register_profile("ci", deadline=None, max_examples=60)
 settings.load_profile("ci")
 
 
+_LOGS = pytest.StashKey[LogMark]()
+# Settings of the person who runs the tests that would change what a client or server does.
+_FOREIGN = ("AWS_", "HF_", "HUGGINGFACE_", "MODELPACK_", "REGISTRY_", "DOCKER_", "CONTAINERS_")
+_PRIVATE = ("SOURCE_DATE_EPOCH", "NETRC", "STORAGE_DRIVER", "BUILDAH_ISOLATION")
+
+
+def pytest_runtest_setup(item):
+    """Remember where the servers' logs end before a test."""
+    item.stash[_LOGS] = LogMark.now()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Show what the servers said during a test that failed."""
+    report = yield
+    if report.failed and (mark := item.stash.get(_LOGS, None)):
+        report.sections += [(f"log of {name}", text) for name, text in mark.since()]
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobody():
+    """Keep the user's proxies, credentials and settings out of the servers and the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for key in list(os.environ):
+            if (
+                key.lower().endswith("_proxy")
+                or key in _PRIVATE
+                or (key.startswith(_FOREIGN) and key != "MODELPACK_KILLS")
+            ):
+                patch.delenv(key)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _alone(tmp_path_factory, monkeypatch):
-    """Keep the user's credentials, caches, proxies and locale out of every test."""
+    """Give every test a home of its own, with nothing in it."""
     home = tmp_path_factory.mktemp("home")
-    for name in [
-        key for key in os.environ if key.lower().endswith("_proxy") or key.startswith("AWS_")
-    ]:
-        monkeypatch.delenv(name)
-    for name in ("REGISTRY_AUTH_FILE", "SOURCE_DATE_EPOCH", "MODELPACK_DEBUG"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(home / "run"))
-    monkeypatch.setenv("DOCKER_CONFIG", str(home / "docker"))
+    for key, value in {
+        "HOME": home,
+        "XDG_CACHE_HOME": home / "cache",
+        "XDG_CONFIG_HOME": home / "config",
+        "XDG_DATA_HOME": home / "data",
+        "XDG_RUNTIME_DIR": home / "run",
+        "DOCKER_CONFIG": home / "docker",
+    }.items():
+        monkeypatch.setenv(key, str(value))
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +115,7 @@ def crane_registry(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory):
-    with servers.s3_server(tmp_path_factory.mktemp("s3")) as running:
+    with s3_server(tmp_path_factory.mktemp("s3")) as running:
         yield running
 
 
@@ -105,8 +141,6 @@ def _model(tmp_path_factory) -> Path:
 @pytest.fixture
 def model(_model, tmp_path) -> Path:
     """A small model; a copy, so that it may be changed."""
-    import shutil
-
     return Path(shutil.copytree(_model, tmp_path / "model"))
 
 

@@ -116,6 +116,19 @@ def body(response: BaseHTTPResponse, most: int, what: str) -> bytes:
     return bytes(data)
 
 
+def head_only(response: BaseHTTPResponse) -> None:
+    """Be done with an answer of which only the status and headers matter.
+
+    An empty body must be read too: until then http.client takes the connection for busy, and the
+    next request on it fails.
+    """
+    if response.length_remaining == 0:
+        response.drain_conn()
+        response.release_conn()
+    else:
+        response.close()
+
+
 def finish(response: BaseHTTPResponse, *, whole: bool) -> None:
     """Give the connection back if the body was read to its end, else drop it."""
     if whole:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from urllib3.response import BaseHTTPResponse
 
-from modelpack.oci.answers import check
+from modelpack.oci.answers import check, head_only
 from modelpack.oci.exchange import Exchange
 from modelpack.oci.headers import content_range, number, printable
 from modelpack.oci.pace import Watch
@@ -26,11 +26,11 @@ class BlobReader:
         response, _ = self._exchange.follow("HEAD", f"blobs/{digest}", {})
         what = f"{self._exchange.name}@{digest}"
         if response.status == 404:
-            response.release_conn()
+            head_only(response)
             return None
         check(response, (200,), what)
         length = number(response.headers.get("Content-Length"))
-        response.release_conn()
+        head_only(response)
         if length is None:
             raise ProtocolViolation(f"{what}: the registry does not say how large it is")
         return length

@@ -13,7 +13,7 @@ from urllib.parse import urlencode, urlsplit
 
 from urllib3.response import BaseHTTPResponse
 
-from modelpack.oci.answers import check, failure, failure_and_code
+from modelpack.oci.answers import check, failure, failure_and_code, head_only
 from modelpack.oci.blobs import BlobReader
 from modelpack.oci.exchange import PUSH, Exchange, RenewedError
 from modelpack.oci.headers import number, uploaded
@@ -52,7 +52,7 @@ def mount(exchange: Exchange, blob: Descriptor, source: str) -> bool:
         "POST", f"blobs/uploads/?{query}", PUSH, content=b"", also=(f"repository:{source}:pull",)
     )
     check(response, (201, 202), exchange.name)
-    response.release_conn()
+    head_only(response)
     if response.status == 202:
         location = response.headers.get("Location", "")
         _cancel(exchange, location and exchange.resolve(location, exchange.url("blobs/uploads/")))
@@ -155,7 +155,7 @@ class _Session:
         response = self._exchange.send("POST", "blobs/uploads/", PUSH, content=b"")
         check(response, (202,), self._exchange.name)
         least = number(response.headers.get("OCI-Chunk-Min-Length"))
-        response.release_conn()
+        head_only(response)
         self._chunk = max(CHUNK, min(least or 0, _LARGEST_CHUNK))
         self._moved_to(response, self._exchange.url("blobs/uploads/"))
         if not self._location:
@@ -200,7 +200,7 @@ class _Session:
         if response.status in _OTHER_OFFSET:
             raise _SessionLostError(str(failure(response, self._key)))
         check(response, (202, 201, 204), self._key)
-        response.release_conn()
+        head_only(response)
         reported = uploaded(response.headers.get("Range"))
         if reported not in (None, end):
             self._abandon()
@@ -217,7 +217,7 @@ class _Session:
         self.all_sent = True
         response = self._exchange.send("PUT", url, PUSH, headers, data)
         if response.status in (201, 204):
-            response.release_conn()
+            head_only(response)
             self._forget()
             return
         error, code = failure_and_code(response, self._key)
@@ -260,4 +260,4 @@ def _cancel(exchange: Exchange, location: str) -> None:
     """Tell the registry that a session will not be used; it would expire anyway."""
     if location:
         with suppress(ModelpackError):
-            exchange.send("DELETE", location, PUSH).close()
+            head_only(exchange.send("DELETE", location, PUSH))

@@ -23,11 +23,13 @@ class Say:
     body: bytes = b""
     length: int | None = -1  # -1: that of the body; None: not announced
     early: bool = False  # answer before the request's body, and hang up
+    trickle: bool = False  # after the body, a byte now and then until the test ends
 
 
 class Scripted:
     def __init__(self, answer) -> None:
         self.asked: list[Asked] = []
+        self.ending = threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -58,6 +60,8 @@ class Scripted:
                 self.end_headers()
                 if self.command != "HEAD":
                     self.wfile.write(said.body)
+                while said.trickle and not outer.ending.wait(0.01):
+                    self.wfile.write(b"x")
                 if said.early:
                     self.wfile.flush()
                     # Take what is still coming, or the answer would be lost in a reset.
@@ -87,6 +91,7 @@ def scripted(answer):
     try:
         yield running
     finally:
+        running.ending.set()
         running.server.shutdown()
         running.server.server_close()
         thread.join()

@@ -60,10 +60,15 @@ def authenticator():
     """Make authenticators; their connections are closed."""
     transports = []
 
-    def make(credentials=ANN, *, secure=False, clock=Clock()):
+    def make(credentials=ANN, *, secure=False, clock=None):
         transports.append(Transport(fast(), "registry.example"))
         return Authenticator(
-            "registry.example", "a/b", credentials, transports[-1], secure=secure, clock=clock
+            "registry.example",
+            "a/b",
+            credentials,
+            transports[-1],
+            secure=secure,
+            clock=clock or Clock(),
         )
 
     yield make

@@ -1,7 +1,7 @@
 """Headers come from outside: what is readable is read, the rest says nothing."""
 
-from email.utils import format_datetime
 from datetime import UTC, datetime
+from email.utils import format_datetime
 
 import pytest
 from hypothesis import given
@@ -65,7 +65,7 @@ def test_retry_after(text, expected):
     ("text", "expected"),
     [('</v2/x/tags/list?n=2&last=b>; rel="next"', "/v2/x/tags/list?n=2&last=b"),
      ("<a>; rel=next", "a"), ('<a>; rel="first", <b>; rel="next"', "b"),
-     ('<a>; title="x, y; rel=next", <b>; rel="prev next"', "b"), ('<a>; REL=NEXT', "a"),
+     ('<a>; title="x, y; rel=next", <b>; rel="prev next"', "b"), ("<a>; REL=NEXT", "a"),
      ('<a>; rel="prev"', ""), ("a; rel=next", ""), ("", ""), (None, "")],
 )  # fmt: skip
 def test_next_link(text, expected):

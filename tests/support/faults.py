@@ -1,86 +1,101 @@
 """A proxy in front of a real registry that misbehaves on demand, and counts."""
 
 import contextlib
-import http.client
 import re
 import socket
-import struct
+import sys
 import threading
 import time
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
+
+from tests.support.processes import wait_until
+from tests.support.relay import Relay
+from tests.support.rules import Rule, Seen
+
+__all__ = ["FaultProxy", "Rule", "Seen", "fault_proxy", "wait_until"]
 
 
-@dataclass
-class Rule:
-    """What to do with requests whose "METHOD path" matches, `times` times, after `skip` of them."""
+class Throttle:
+    """A token bucket that all connections share; `rate` in bytes per second, 0 for none."""
 
-    pattern: str
-    times: int = 1_000_000
-    skip: int = 0
-    status: int = 0  # answer this instead of asking the registry
-    headers: dict = field(default_factory=dict)
-    body: bytes = b""
-    reset_after: int = -1  # bytes of the body, then RST
-    stall_after: int = -1  # bytes of the body, then nothing until the test ends
-    drop_upload_after: int = -1  # bytes of the request's body, then RST
-    slice_pause: tuple = ()  # (bytes, seconds): a trickle
-    ignore_range: bool = False
-    replace_headers: dict = field(default_factory=dict)
-    flip: int = -1  # byte of the body to damage
-    cut: int = -1  # close cleanly after so many bytes of the body
+    def __init__(self, ending: threading.Event) -> None:
+        self.rate = 0.0
+        self._free_at = 0.0
+        self._lock = threading.Lock()
+        self._ending = ending
+
+    def take(self, size: int) -> None:
+        """Wait until so many bytes more may pass."""
+        if not self.rate:
+            return
+        with self._lock:
+            now = time.monotonic()
+            self._free_at = max(now, self._free_at) + size / self.rate
+            wait = self._free_at - now
+        self._ending.wait(wait)
 
 
-@dataclass
-class Seen:
-    """One request as it came in."""
+class _Server(ThreadingHTTPServer):
+    """Knows its connections, so that it can end all of them and wait for their threads."""
 
-    method: str
-    path: str
-    headers: dict
-    received: int = 0
-    sent: int = 0
+    request_queue_size = 128
+    daemon_threads = False
+    block_on_close = True
+
+    def __init__(self, proxy: "FaultProxy") -> None:
+        handler = type("BoundRelay", (Relay,), {"proxy": proxy})
+        super().__init__(("127.0.0.1", 0), handler)
+        self._proxy = proxy
+
+    def process_request(self, request, client_address) -> None:
+        self._proxy.sockets.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request) -> None:
+        self._proxy.sockets.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request, client_address) -> None:
+        self._proxy.failures.append(sys.exc_info()[1])
 
 
 class FaultProxy:
+    """Passes everything on to `upstream`, "host:port", except where a rule says otherwise.
+
+    The client's Host header goes with it, so that the addresses the registry makes of it (uploads)
+    lead through the proxy too. `seen` has all requests in the order in which they began.
+    """
+
     def __init__(self, upstream: str) -> None:
         self.upstream = upstream
         self.rules: list[Rule] = []
         self.seen: list[Seen] = []
-        self.lock = threading.Lock()
         self.ending = threading.Event()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def handle_one_request(self) -> None:
-                with contextlib.suppress(OSError):
-                    return super().handle_one_request()
-                self.close_connection = True
-
-            def do_any(self) -> None:
-                outer.relay(self)
-
-            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_any
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.throttle = Throttle(self.ending)
+        self.sockets: set[socket.socket] = set()
+        self.failures: list[BaseException | None] = []
+        self.lock = threading.Lock()
+        self.server = _Server(self)
         self.host = f"127.0.0.1:{self.server.server_port}"
 
     def add(self, pattern: str, **what) -> Rule:
+        """Add a rule; the first one that matches and is not used up counts."""
         rule = Rule(pattern, **what)
         self.rules.append(rule)
         return rule
 
     def requests(self, pattern: str) -> list[Seen]:
+        """Return the requests whose "METHOD path" matches."""
         return [one for one in self.seen if re.search(pattern, f"{one.method} {one.path}")]
 
     def bytes_sent(self, pattern: str = r"GET .*/blobs/") -> int:
+        """Return the bytes of all answers to such requests that left for the client."""
         return sum(one.sent for one in self.requests(pattern))
+
+    def bytes_received(self, pattern: str = r"(PATCH|PUT|POST) .*/uploads/") -> int:
+        """Return the bytes of all bodies of such requests that went on to the registry."""
+        return sum(one.received for one in self.requests(pattern))
 
     def _rule(self, seen: Seen) -> Rule:
         with self.lock:
@@ -94,107 +109,26 @@ class FaultProxy:
                         return rule
         return Rule("")
 
-    def relay(self, client: BaseHTTPRequestHandler) -> None:
-        seen = Seen(client.command, client.path, dict(client.headers))
-        rule = self._rule(seen)
-        length = int(client.headers.get("Content-Length") or 0)
-        if rule.status and not (300 <= rule.status < 400 and length):
-            while length > 0:
-                length -= len(client.rfile.read(min(length, 1 << 16)) or b"x" * length)
-            self._reply(client, rule)
-            return
-        connection = http.client.HTTPConnection(self.upstream, timeout=60)
-        try:
-            self._forward(client, connection, rule, seen, length)
-        finally:
-            connection.close()
-
-    def _reply(self, client: BaseHTTPRequestHandler, rule: Rule) -> None:
-        client.send_response(rule.status)
-        for name, value in {"Content-Length": str(len(rule.body)), **rule.headers}.items():
-            client.send_header(name, value)
-        client.end_headers()
-        if client.command != "HEAD":
-            client.wfile.write(rule.body)
-
-    def _forward(self, client, connection, rule: Rule, seen: Seen, length: int) -> None:
-        connection.putrequest(
-            client.command, client.path, skip_host=True, skip_accept_encoding=True
-        )
-        for name, value in client.headers.items():
-            if not (rule.ignore_range and name.lower() == "range"):
-                connection.putheader(name, value)
-        connection.endheaders()
-        while seen.received < length:
-            if 0 <= rule.drop_upload_after <= seen.received:
-                connection.sock.close()
-                return self._reset(client)
-            part = client.rfile.read(min(1 << 16, length - seen.received))
-            if not part:
-                connection.sock.close()
-                return None
-            connection.send(part)
-            seen.received += len(part)
-        answer = connection.getresponse()
-        client.send_response(answer.status)
-        for name, value in answer.getheaders():
-            if name.lower() not in {key.lower() for key in rule.replace_headers}:
-                client.send_header(name, value)
-        for name, value in rule.replace_headers.items():
-            if value is not None:
-                client.send_header(name, value)
-        client.end_headers()
-        if client.command == "HEAD":
-            return None
-        return self._body(client, answer, rule, seen)
-
-    def _body(self, client, answer, rule: Rule, seen: Seen) -> None:
-        size = rule.slice_pause[0] if rule.slice_pause else 1 << 16
-        stops = [n for n in (rule.reset_after, rule.stall_after, rule.cut) if n >= 0]
-        stop = min(stops, default=-1)
-        while True:
-            wanted = min(size, stop - seen.sent) if stop >= 0 else size
-            part = answer.read(wanted) if wanted else b""
-            if not part:
-                break
-            if seen.sent <= rule.flip < seen.sent + len(part):
-                at = rule.flip - seen.sent
-                part = part[:at] + bytes([part[at] ^ 1]) + part[at + 1 :]
-            client.wfile.write(part)
-            seen.sent += len(part)
-            if rule.slice_pause:
-                self.ending.wait(rule.slice_pause[1])
-        if stop >= 0:
-            client.close_connection = True
-            if rule.reset_after >= 0:
-                self._reset(client)
-            elif rule.stall_after >= 0:
-                self.ending.wait(120)
-
-    def _reset(self, client) -> None:
-        client.close_connection = True
-        client.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        client.connection.close()
+    def end(self) -> None:
+        """End all connections, those that stall or wait too, and their threads."""
+        self.ending.set()
+        self.server.shutdown()
+        for one in list(self.sockets):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        self.server.server_close()
 
 
 @contextlib.contextmanager
-def fault_proxy(upstream: str):
+def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
+    """Run a proxy until the block ends; an error inside the proxy itself fails the test."""
     proxy = FaultProxy(upstream)
-    thread = threading.Thread(target=proxy.server.serve_forever, daemon=True)
+    thread = threading.Thread(target=proxy.server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield proxy
     finally:
-        proxy.ending.set()
-        proxy.server.shutdown()
-        proxy.server.server_close()
+        proxy.end()
         thread.join()
-
-
-def wait_until(condition, seconds: float = 30) -> None:
-    """Poll for something that another process does."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError("it did not happen in time")
-        time.sleep(0.01)
+    if proxy.failures:
+        raise AssertionError("the fault proxy itself failed") from proxy.failures[0]

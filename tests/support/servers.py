@@ -137,7 +137,7 @@ def tls_registry(directory: Path, *, client_certificates: bool = False) -> Itera
 
 @contextlib.contextmanager
 def crane_registry(directory: Path) -> Iterator[Registry]:
-    """Run the registry of go-containerregistry, which has the referrers API."""
+    """Run the registry of go-containerregistry, without the referrers API and with few checks."""
     if not CRANE.exists():
         raise RuntimeError(f"{CRANE} is missing: run `make system`")
     directory.mkdir(parents=True, exist_ok=True)
