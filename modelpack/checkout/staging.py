@@ -1,13 +1,16 @@
 """Where a pull is prepared: numbered files beside the target, complete before they get a name.
 
 The staging directory lies beside the target, so that the target stays untouched until everything is
-verified; inside it only where the parent is another file system or not ours to write.
+verified; inside it only where the parent is another file system or not ours to write. It is ours
+alone: a directory of that name with anything else in it is refused, never cleaned.
 """
 
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -21,6 +24,8 @@ from modelpack.transfer.kernel import preallocate, start_writeback
 from modelpack.transfer.piece import Part
 
 _MODE: Final = 0o600
+_LOCK_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_STAGED: Final = re.compile(r"[0-9a-f]{32}")  # a directory of ours: the start of a digest
 
 
 class Staging:
@@ -121,34 +126,69 @@ class Staging:
         self._have[part.number] = 1
 
     def discard(self) -> None:
-        """Remove everything that is staged for this target."""
+        """Remove everything that is staged for this target, and nothing else."""
         self._have = bytearray(len(self._have))
         for entry in self.root.iterdir():
-            # The lock goes last: while it is there nobody else starts here.
-            if entry.name != "lock":
+            if _STAGED.fullmatch(entry.name):
                 shutil.rmtree(entry, ignore_errors=True)
-        (self.root / "lock").unlink(missing_ok=True)
         _remove_if_empty(self.root)
 
 
+def clear_leftovers(target: Path) -> None:
+    """Remove what an interrupted pull of something else left, now that a pull has ended well."""
+    root = _place_for(target)
+    if root.is_dir() and not root.is_symlink():
+        with disk_errors("clean up", root):
+            lock = _locked(root, target)
+            for entry in root.iterdir():
+                if _STAGED.fullmatch(entry.name):
+                    shutil.rmtree(entry, ignore_errors=True)
+            _remove_if_empty(root)
+            os.close(lock)
+
+
 def _place_for(target: Path) -> Path:
-    inside = target / RESERVED_DIRECTORY
     parent = target.parent
+    for place in (target, *target.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise TargetConflict(f"{place}: is a file; expected a directory to pull into")
+            break
+    if (target / "oci-layout").exists():
+        raise TargetConflict(f"{target}: is an OCI layout", hint="pull into another directory")
     with disk_errors("prepare the pull in", parent):
         parent.mkdir(parents=True, exist_ok=True)
-        exists = target.exists()
-        if exists and not target.is_dir():
-            raise TargetConflict(f"{target}: is a file; expected a directory to pull into")
-        foreign = exists and target.stat().st_dev != parent.stat().st_dev
-    if inside.is_dir() or foreign or parent == target or not os.access(parent, os.W_OK):
-        return inside
-    return parent / f".{target.name}{RESERVED_DIRECTORY}"
+        foreign = target.exists() and target.stat().st_dev != parent.stat().st_dev
+        longest = os.pathconf(parent, "PC_NAME_MAX")
+    beside = f".{target.name}{RESERVED_DIRECTORY}"
+    crowded = len(os.fsencode(beside)) > longest
+    if foreign or crowded or parent == target or not os.access(parent, os.W_OK):
+        return target / RESERVED_DIRECTORY
+    return parent / beside
+
+
+def _check_ours(root: Path) -> None:
+    """Refuse a directory that somebody else made: everything in ours may be removed by us."""
+    if root.is_symlink() or not root.is_dir():
+        raise TargetConflict(f"{root}: is in the way", hint="move it away")
+    for entry in root.iterdir():
+        if entry.name != "lock" and not _STAGED.fullmatch(entry.name):
+            raise TargetConflict(
+                f"{root}: holds {entry.name[:80]!r}, which modelpack did not put there",
+                hint="move it away, or pull into another directory",
+            )
 
 
 def _locked(root: Path, target: Path) -> int:
     while True:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        if not root.is_symlink():
+            with suppress(FileExistsError):
+                root.mkdir(mode=0o700, parents=True)
+        _check_ours(root)
+        try:
+            fd = os.open(root / "lock", _LOCK_FLAGS, _MODE)
+        except FileNotFoundError:
+            continue  # the last holder removed the directory meanwhile
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The last holder may have removed the directory between our open and our lock.
@@ -165,8 +205,8 @@ def _locked(root: Path, target: Path) -> int:
 
 
 def _remove_if_empty(directory: Path) -> None:
-    try:
-        (directory / "lock").unlink(missing_ok=True)
+    with suppress(OSError):
+        # The lock goes last: while it is there nobody else starts here.
+        if [entry.name for entry in directory.iterdir()] == ["lock"]:
+            (directory / "lock").unlink()
         directory.rmdir()
-    except OSError:
-        pass  # something else is staged there

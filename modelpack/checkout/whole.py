@@ -124,7 +124,8 @@ def verify_blob(path: Path, blob: Descriptor, source: str, progress: Progress) -
     if hasher.hexdigest() != blob.checked_digest.hex:
         raise IntegrityError(
             f"layer {blob.digest}", expected=blob.checked_digest.hex, got=hasher.hexdigest(),
-            source=source, hint="the registry's copy is damaged; push the artifact again",
+            source=source, hint="the registry's copy is damaged: "
+            "delete the artifact there and push it again",
         )  # fmt: skip
 
 

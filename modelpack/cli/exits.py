@@ -3,6 +3,7 @@
 import signal
 from typing import Final
 
+from modelpack.oci.layout_disk import DamagedLayout
 from modelpack.spec import errors
 
 OK: Final = 0
@@ -14,6 +15,7 @@ TERMINATED: Final = 128 + signal.SIGTERM
 
 # The first match counts, so that leaves stand before their families.
 _CODES: Final[tuple[tuple[type[errors.ModelpackError], int], ...]] = (
+    (DamagedLayout, 6),
     (errors.TargetConflict, 9),
     (errors.InputError, USAGE),
     (errors.NotFound, 3),

@@ -9,9 +9,9 @@ import typer
 from modelpack import __version__
 from modelpack.cli import exits, transfer_verbs
 from modelpack.cli.catalog_verbs import list_command, login, logout, remove_command
+from modelpack.cli.entry import stopped
 from modelpack.cli.look_verbs import diff_command, inspect_command, verify_command
-from modelpack.cli.options import Terminated, raise_on_sigterm
-from modelpack.cli.output import print_json, show_error
+from modelpack.cli.output import print_json, report, show_error
 from modelpack.spec.errors import ModelpackError
 
 app = typer.Typer(
@@ -49,26 +49,20 @@ def version(
         typer.echo(f"modelpack {__version__}, artifact format {FORMAT_VERSION}")
 
 
-def main() -> None:
-    """Run the command line; never shows a traceback for what is not a bug."""
-    raise_on_sigterm()
-    sys.exit(_run(sys.argv[1:]))
-
-
-def _run(arguments: list[str]) -> int:  # noqa: PLR0911  # one return per way to end
+def run(arguments: list[str]) -> int:  # one return per way to end
+    """Run one command; returns its exit code. Never shows a traceback for what is not a bug."""
+    as_json = "--json" in arguments
     try:
         code = int(app(arguments, standalone_mode=False) or exits.OK)
         # typer turns Ctrl-C into this code and says nothing.
-        return _stopped("interrupted", code) if code == exits.INTERRUPTED else code
+        return stopped(code, arguments) if code == exits.INTERRUPTED else code
     except ModelpackError as error:
-        show_error(error, as_json="--json" in arguments)
+        show_error(error, as_json=as_json)
         return exits.exit_code(error)
     except typer.Exit as error:
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        return _stopped("interrupted", exits.INTERRUPTED)
-    except Terminated:
-        return _stopped("terminated", exits.TERMINATED)
+    except typer.Abort:
+        return stopped(exits.INTERRUPTED, arguments)
     except BrokenPipeError:
         # The reader of our output left; nothing more can be said to it, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -76,31 +70,22 @@ def _run(arguments: list[str]) -> int:  # noqa: PLR0911  # one return per way to
     except Exception as error:  # noqa: BLE001  # the last line of defence
         # What typer raises for wrong usage has this method; its classes are private.
         usage = getattr(error, "format_message", None)
-        return _misused(str(usage())) if usage else _bug(error)
+        return _misused(str(usage()), as_json=as_json) if usage else _bug(error, as_json=as_json)
 
 
-def _misused(message: str) -> int:
+def _misused(message: str, *, as_json: bool) -> int:
     if "Usage:" in message:  # called without arguments: the message is the help
         sys.stderr.write(f"{message}\n")
     else:
-        sys.stderr.write(f"modelpack: {message}\n  next: see --help\n")
+        report("Usage", message, "see --help", exits.USAGE, as_json=as_json)
     return exits.USAGE
 
 
-def _stopped(how: str, code: int) -> int:
-    sys.stderr.write(f"modelpack: {how}\n  next: run the same command again: it continues\n")
-    return code
-
-
-def _bug(error: Exception) -> int:
-    sys.stderr.write(
-        f"modelpack: a bug: {type(error).__name__}: {error}\n"
-        "  next: please report it, with what MODELPACK_DEBUG=1 prints\n"
-    )
+def _bug(error: Exception, *, as_json: bool) -> int:
+    report(
+        "Bug", f"a bug: {type(error).__name__}: {error}",
+        "please report it, with what MODELPACK_DEBUG=1 prints", exits.BUG, as_json=as_json,
+    )  # fmt: skip
     if os.environ.get("MODELPACK_DEBUG"):
         traceback.print_exception(error)
     return exits.BUG
-
-
-if __name__ == "__main__":
-    main()

@@ -2,13 +2,12 @@
 
 import inspect
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Final, Never
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -137,16 +136,3 @@ def _session(given: dict[str, Any]) -> Iterator[Session]:
 def default_jobs() -> int:
     """Two transfers per processor, at least 4 to hide latency, at most 16."""
     return max(4, min(16, 2 * (os.cpu_count() or 1)))
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
-def raise_on_sigterm() -> None:
-    """Turn SIGTERM into an exception, so that everything is left as after Ctrl-C."""
-
-    def stop(_signal: int, _frame: object) -> Never:
-        raise Terminated
-
-    signal.signal(signal.SIGTERM, stop)

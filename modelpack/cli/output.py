@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from modelpack.cli.exits import exit_code
-from modelpack.spec.errors import ModelpackError
+from modelpack.spec.errors import DiskError, ModelpackError
 
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -24,11 +24,16 @@ class Outcome:
 
 def show(outcome: Outcome, *, as_json: bool) -> None:
     """Print an outcome on standard output."""
-    if as_json:
-        print_json(outcome.result)
-    else:
-        sys.stdout.write("".join(f"{printable(line)}\n" for line in outcome.lines))
-    sys.stdout.flush()
+    try:
+        if as_json:
+            print_json(outcome.result)
+        else:
+            sys.stdout.write("".join(f"{printable(line)}\n" for line in outcome.lines))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise DiskError(f"standard output: {error.strerror}") from error
 
 
 def print_json(value: object) -> None:
@@ -39,18 +44,27 @@ def print_json(value: object) -> None:
 
 def show_error(error: ModelpackError, *, as_json: bool) -> None:
     """Print an error: one line, and the next step; for scripts also an object."""
-    sys.stderr.write(f"modelpack: {printable(str(error))}\n")
-    if error.hint:
-        sys.stderr.write(f"  next: {printable(error.hint)}\n")
+    report(
+        type(error).__name__, str(error), error.hint, exit_code(error),
+        as_json=as_json, retry=not error.permanent,
+    )  # fmt: skip
+
+
+def report(  # noqa: PLR0913  # an error has that many sides
+    kind: str, message: str, following: str, code: int, *, as_json: bool, retry: bool = False
+) -> None:
+    """Say what went wrong on standard error, and as an object on standard output."""
+    message, following = printable(message), printable(following)
+    sys.stderr.write(f"modelpack: {message}\n" + (f"  next: {following}\n" if following else ""))
     if as_json:
         print_json(
             {
                 "error": {
-                    "kind": type(error).__name__,
-                    "message": str(error),
-                    "next": error.hint,
-                    "exit_code": exit_code(error),
-                    "retry": not error.permanent,
+                    "kind": kind,
+                    "message": message,
+                    "next": following,
+                    "exit_code": code,
+                    "retry": retry,
                 }
             }
         )
@@ -72,5 +86,5 @@ def seconds(value: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Escape what would move the cursor or change colours: names come from strangers."""
-    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
+    """Escape what would move the cursor, change colours or forge a line: names are strangers'."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -10,6 +10,7 @@ from modelpack.cli.options import Exclude, Include, Platform, with_session
 from modelpack.cli.output import Outcome, seconds, size
 from modelpack.spec.errors import InputError
 from modelpack.spec.index import Coding
+from modelpack.spec.names import ANNOTATION_PREFIX
 from modelpack.spec.reference import Reference
 from modelpack.verbs.copy import copy
 from modelpack.verbs.pull import PullOptions, pull
@@ -123,7 +124,7 @@ def push_command(
 @with_session
 def pull_command(
     reference: Annotated[str, typer.Argument(metavar="REF", help="What to pull.")],
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where its files shall be.")],
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="Where its files shall be.")],
     *,
     session: Session,
     include: Include = None,
@@ -158,7 +159,9 @@ def pull_command(
         reuse=reuse or (),
         overwrite=overwrite,
     )
-    done = pull(Reference.parse(reference), directory, session, options)
+    if not directory:  # an unset variable of a shell must not mean the current directory
+        raise InputError("the directory to pull into is empty", hint="name it; '.' for this one")
+    done = pull(Reference.parse(reference), Path(directory), session, options)
     lines = [
         f"pulled {done.reference}",
         f"  {size(done.bytes_total)} in {done.files} files to {directory}",
@@ -207,5 +210,10 @@ def _annotations(pairs: list[str]) -> dict[str, str]:
         key, equals, value = pair.partition("=")
         if not key or not equals:
             raise InputError(f"--annotation {pair!r}: expected KEY=VALUE")
+        if key.startswith(ANNOTATION_PREFIX) or not f"{key}{value}".isprintable():
+            raise InputError(
+                f"--annotation {pair!r}: keys of {ANNOTATION_PREFIX}* are the format's own, and "
+                "control characters have no place in either part"
+            )
         found[key] = value
     return found

@@ -150,7 +150,9 @@ def source_date() -> str:
     if not text:
         return ""
     try:
-        return datetime.fromtimestamp(int(text), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        # Digits only: no sign, no point, no exponent.
+        seconds = int(text if text.isdigit() else "no")
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (ValueError, OverflowError, OSError):
         raise InputError(f"SOURCE_DATE_EPOCH={text[:40]!r} is not a number of seconds") from None
 

@@ -1,5 +1,6 @@
 """--include, --exclude and .modelpackignore, in the patterns of .gitignore."""
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -45,7 +46,7 @@ class Selection:
 def _compile(patterns: Sequence[str]) -> pathspec.GitIgnoreSpec:
     try:
         return pathspec.GitIgnoreSpec.from_lines(patterns)
-    except ValueError as error:
+    except (ValueError, re.error) as error:
         raise InputError(
             f"not a pattern: {error}", hint="patterns are those of .gitignore"
         ) from None

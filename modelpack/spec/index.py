@@ -27,7 +27,8 @@ import msgspec
 
 from modelpack.spec import limits, tarrule
 from modelpack.spec.digest import CHUNK_HASHERS, Digest
-from modelpack.spec.errors import BadIndex, BadReference, LimitExceeded
+from modelpack.spec.errors import BadIndex, BadReference, HostilePath, LimitExceeded
+from modelpack.spec.names import RESERVED_DIRECTORY
 from modelpack.spec.paths import check_tree, checked
 
 MAGIC: Final = b"mpkindex"
@@ -253,6 +254,9 @@ def _check_header(header: Header, lengths: Sequence[int], stored: Sequence[int])
     if sum(len(layer.files) for layer in header.layers) > limits.FILES:
         raise LimitExceeded(f"chunk index: more than {limits.FILES} files")
     paths = [checked(file.path) for layer in header.layers for file in layer.files]
+    for path in paths:
+        if path.split("/")[0] == RESERVED_DIRECTORY:
+            raise HostilePath(f"path {path[:80]!r} is in the directory that modelpack keeps")
     check_tree(paths)
     for layer in header.layers:
         _check_layer(header, layer)

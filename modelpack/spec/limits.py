@@ -11,6 +11,7 @@ GIB: Final = 1 << 30
 
 MANIFEST_BYTES: Final = 4 * MIB  # what registries accept; distribution answers 400 above it
 CONFIG_BYTES: Final = 4 * MIB
+BLOB_BYTES: Final = 1 << 44  # 16 TiB, the largest file of ext4
 INDEX_BYTES: Final = 256 * MIB  # 27 TB of weights in 4 MiB chunks
 JSON_BODY_BYTES: Final = 8 * MIB  # tags, referrers, tokens, errors
 HEADER_BYTES: Final = 100_000_000  # the safetensors library's own limit

@@ -65,8 +65,8 @@ class Index(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", kw_
 
 
 def _check(descriptor: Descriptor, what: str) -> None:
-    if descriptor.size < 0:
-        raise BadManifest(f"{what}: negative size {descriptor.size}")
+    if not 0 <= descriptor.size <= limits.BLOB_BYTES:
+        raise BadManifest(f"{what}: {descriptor.digest[:80]} of {descriptor.size:.3g} bytes")
     try:
         Digest.parse(descriptor.digest)
     except BadReference as error:

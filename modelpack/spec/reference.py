@@ -20,6 +20,7 @@ _HOST: Final = re.compile(
     r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
     r"(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*)(?::[0-9]{1,5})?"
 )
+_LONGEST: Final = 1024
 _FORM: Final = "[host[:port]/]repository[:tag][@sha256:...] or oci:DIRECTORY[:tag]"
 
 
@@ -39,6 +40,11 @@ class Reference:
         rest, at, digest_text = text.rpartition("@")
         if not at:
             rest, digest_text = text, ""
+        if at and ("/" in digest_text or len(text) > _LONGEST):
+            raise BadReference(
+                f"{text[:40]!r}...: a reference carries no user and password",
+                hint="modelpack login HOST",
+            )
         digest = Digest.parse(digest_text) if at else None
         if rest.startswith("oci:"):
             return cls._parse_layout(rest[4:], digest)
@@ -46,7 +52,8 @@ class Reference:
             raise BadReference(f"{text!r}: a reference has no scheme; expected {_FORM}")
         name, tag = _split_tag(rest)
         registry, repository = _split_registry(name)
-        if not _HOST.fullmatch(registry):
+        port = registry.rpartition("]")[2].rpartition(":")[2] if ":" in registry else ""
+        if not _HOST.fullmatch(registry) or len(registry) > 255 or (port and not _is_port(port)):
             raise BadReference(f"{text!r}: {registry!r} is not a host; expected {_FORM}")
         if len(repository) > 255 or not _REPOSITORY.fullmatch(repository):
             raise BadReference(
@@ -60,8 +67,8 @@ class Reference:
         directory, colon, tag = text.rpartition(":")
         # "oci:/a:b/c" has its last colon inside the directory, so there is no tag.
         if not colon or "/" in tag:
-            directory, tag = text, ""
-        if tag and not TAG.fullmatch(tag):
+            directory, tag, colon = text, "", ""
+        if colon and not TAG.fullmatch(tag):
             raise BadReference(f"'oci:{text}': {tag!r} is not a tag")
         if not directory:
             raise BadReference(f"'oci:{text}': the directory is missing; expected oci:DIR[:tag]")
@@ -84,6 +91,10 @@ class Reference:
     def __str__(self) -> str:
         tag = f":{self.tag}" if self.tag else ""
         return f"{self.name}{tag}" + (f"@{self.digest}" if self.digest else "")
+
+
+def _is_port(text: str) -> bool:
+    return text.isdigit() and 0 < int(text) < 1 << 16
 
 
 def _split_tag(text: str) -> tuple[str, str]:

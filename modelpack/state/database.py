@@ -27,8 +27,15 @@ CREATE TABLE pulled (directory TEXT PRIMARY KEY, reference TEXT NOT NULL, digest
 
 def default_path() -> Path:
     """Where the database lives: $XDG_CACHE_HOME/modelpack, else ~/.cache/modelpack."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "modelpack" / f"state-v{_SCHEMA_VERSION}.sqlite"
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification: relative paths are invalid and to be ignored.
+    directory = Path(base) if base.startswith("/") else Path.home().absolute() / ".cache"
+    return directory / "modelpack" / f"state-v{_SCHEMA_VERSION}.sqlite"
+
+
+def key_of(path: Path) -> str:
+    """Return a path as text that SQLite takes, whatever bytes it is made of."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 class Database:
@@ -66,7 +73,13 @@ def _open(path: Path | None) -> sqlite3.Connection:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             return _prepared(str(path))
-        except (OSError, sqlite3.Error):
+        except sqlite3.OperationalError:
+            pass  # locked, or not to be written
+        except sqlite3.DatabaseError:
+            with suppress(OSError, sqlite3.Error):
+                path.unlink()  # damaged: what it held can be found out again
+                return _prepared(str(path))
+        except (OSError, RuntimeError):
             pass
     return _prepared(":memory:")
 

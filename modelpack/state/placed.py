@@ -6,7 +6,7 @@ the file was edited, it is the user's.
 
 from pathlib import Path
 
-from modelpack.state.database import Database
+from modelpack.state.database import Database, key_of
 from modelpack.state.digests import FileKey
 
 
@@ -15,7 +15,7 @@ class Placed:
 
     def __init__(self, database: Database, directory: Path) -> None:
         self._database = database
-        self._directory = str(directory)
+        self._directory = key_of(directory)
 
     def paths(self) -> list[str]:
         """Return the paths placed here, edited since or not."""

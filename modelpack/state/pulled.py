@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelpack.state.database import Database
+from modelpack.state.database import Database, key_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Pulled:
     def get(self, directory: Path) -> LastPull | None:
         """Return the last pull into `directory`, if it is remembered."""
         rows = self._database.query(
-            "SELECT reference, digest, chunk_index FROM pulled WHERE directory=?", str(directory)
+            "SELECT reference, digest, chunk_index FROM pulled WHERE directory=?", key_of(directory)
         )
         if not rows or not isinstance(rows[0][2], bytes):
             return None
@@ -34,5 +34,5 @@ class Pulled:
         """Remember a pull."""
         self._database.write(
             "INSERT OR REPLACE INTO pulled VALUES (?, ?, ?, ?)",
-            str(directory), pull.reference, pull.digest, pull.index,
+            key_of(directory), pull.reference, pull.digest, pull.index,
         )  # fmt: skip

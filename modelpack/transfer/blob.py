@@ -31,7 +31,7 @@ def read_blob(source: BlobSource, blob: Descriptor, limit: int) -> bytes:
             break
     raise IntegrityError(
         f"blob {blob.digest}", expected=blob.digest, got=str(got), source=source.name,
-        hint="the registry's copy is damaged; push the artifact again",
+        hint="the registry's copy is damaged: delete the artifact there and push it again",
     )  # fmt: skip
 
 

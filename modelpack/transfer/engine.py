@@ -140,8 +140,8 @@ class Engine:
                 expected=f"{algorithm}:{part.digest.hex()}",
                 got=f"{algorithm}:{got.hex()}",
                 source=self._source.name,
-                hint="the registry's copy is damaged, or something between changes bytes; "
-                "push the artifact again or pull from another registry",
+                hint="the registry's copy is damaged, or something on the way changes bytes: "
+                "pull from another registry, or delete the artifact there and push it again",
             )
 
     def _reader(self) -> FrameReader:

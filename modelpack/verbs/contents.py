@@ -50,8 +50,11 @@ def is_directory(text: str) -> bool:
         return False
     path = Path(text)
     looks_local = text.startswith(("/", "./", "../", "~")) or text in (".", "..")
-    if path.exists():
-        return True
+    try:
+        if path.exists():
+            return True
+    except OSError:
+        return False  # too long for a path, so it is none
     if looks_local:
         raise InputError(f"{text}: no such file or directory")
     return False

@@ -9,11 +9,16 @@ import msgspec
 
 from modelpack.checkout.indexed import IndexedCheckout, Moved
 from modelpack.checkout.place import Staged, Target
-from modelpack.checkout.staging import Staging
+from modelpack.checkout.staging import Staging, clear_leftovers
 from modelpack.checkout.whole import WholeCheckout, verify_blob
 from modelpack.chunks.table import TableCache
 from modelpack.select.patterns import Selection
-from modelpack.spec.errors import ArtifactError, IntegrityError, NotFound
+from modelpack.spec.errors import (
+    ArtifactError,
+    IntegrityError,
+    NotFound,
+    TargetConflict,
+)
 from modelpack.spec.index import ChunkIndex
 from modelpack.spec.kinds import layer_plan
 from modelpack.spec.progress import QUIET
@@ -64,7 +69,7 @@ def pull(
     ArtifactError, IntegrityError, RegistryError and DiskError families.
     """
     started = time.monotonic()
-    directory = directory.resolve()
+    directory = _resolved(directory)
     target = Target(directory, Placed(session.database, directory), overwrite=options.overwrite)
     takes = Selection(options.include, options.exclude).takes
     with session.repository(reference) as repository:
@@ -91,6 +96,13 @@ def pull(
         chunks=len(artifact.index) if artifact.index else 0,
         removed=removed,
     )
+
+
+def _resolved(directory: Path) -> Path:
+    for place in (directory, *directory.parents):
+        if place.exists() and not place.is_dir():
+            raise TargetConflict(f"{place}: is a file; expected a directory to pull into")
+    return directory.resolve()
 
 
 _Takes = Callable[[str], bool]
@@ -126,6 +138,7 @@ class _Pull:
         total = sum(index.files[number].size for number in files)
         in_place = sum(index.files[number].size for number in kept)
         if not wanted:
+            clear_leftovers(self.directory)
             return Moved(0, in_place), len(files), total, self.target.remove_stale(paths)
         with Staging(self.directory, self.artifact.digest, len(index)) as staging:
             try:
@@ -152,7 +165,7 @@ class _Pull:
                 self._require_files(len(staged), len(staged))
                 total = sum(s.file.stat().st_size for s in staged.values() if s.file)
                 removed = self._place(staged, list(staged), staging)
-            except ArtifactError:
+            except (ArtifactError, NotFound):
                 # It will be just as hostile next time: keep nothing of it.
                 staging.discard()
                 raise

@@ -17,7 +17,7 @@ from modelpack.pack.plan import PackPlan, PlannedLayer, check_complete, make_pla
 from modelpack.pack.walk import Directory
 from modelpack.spec import media
 from modelpack.spec.blob_limits import blob_limit
-from modelpack.spec.errors import InputError, NotFound
+from modelpack.spec.errors import HostilePath, InputError, NotFound
 from modelpack.spec.index import Coding
 from modelpack.spec.manifest import Descriptor
 from modelpack.spec.paths import checked
@@ -67,8 +67,16 @@ def push(source: str, reference: Reference, session: Session, options: PushOptio
     started = time.monotonic()
     if reference.digest:
         raise InputError(f"{reference}: a digest is a result of a push; give a tag, or nothing")
+    if not source:
+        raise InputError("the source is empty", hint="name a directory; '.' for this one")
+    layout = Path(reference.layout).resolve() if reference.layout else None
+    if layout and layout.is_relative_to(Path(source).resolve()):
+        raise InputError(
+            f"{reference}: the layout is inside of what is packed",
+            hint="choose a layout beside the model, not in it",
+        )
     origin = open_origin(source, options)
-    prefix = f"{checked(options.prefix.strip('/'))}/" if options.prefix.strip("/") else ""
+    prefix = _prefix(options.prefix)
     plan = make_plan(
         origin,
         prefix=prefix,
@@ -100,6 +108,13 @@ def push(source: str, reference: Reference, session: Session, options: PushOptio
         layers=len(built.layers),
         chunks=len(built.index),
     )
+
+
+def _prefix(text: str) -> str:
+    try:
+        return f"{checked(text.removesuffix('/'))}/" if text else ""
+    except HostilePath as error:
+        raise InputError(f"--prefix {text[:80]!r}: {error}", hint="such as: models") from None
 
 
 def open_origin(source: str, options: PushOptions) -> Origin:
@@ -163,7 +178,8 @@ class _Publisher:
 
     def put(self, blob: Descriptor, content: Content | Bytes) -> bool:
         """Upload a blob unless the registry has it or can mount it; whether it was uploaded."""
-        there = self._repository.stat_blob(blob.digest) is not None or any(
+        # A blob of another size is a damaged one: uploading it again is what mends it.
+        there = self._repository.stat_blob(blob.digest) == blob.size or any(
             self._repository.mount_blob(blob, home) for home in self._homes.of(blob.digest)
         )
         if there:

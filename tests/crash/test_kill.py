@@ -16,7 +16,7 @@ from tests.support.faults import fault_proxy
 from tests.support.servers import docker_registry
 from tests.support.weights import make_model, tree
 
-MODELPACK = [sys.executable, "-m", "modelpack.cli.main"]
+MODELPACK = [sys.executable, "-m", "modelpack.cli.entry"]
 SLOW = {"slice_pause": (200_000, 0.004)}  # so that there is something to interrupt
 TIMES = int(os.environ.get("MODELPACK_KILLS", "50"))
 

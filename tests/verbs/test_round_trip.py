@@ -163,7 +163,7 @@ def test_the_same_bytes_give_the_same_digest(environment, model, tmp_path, sessi
         target.chmod(0o600)
         os.utime(target, (1, 1))
     done = subprocess.run(
-        [sys.executable, "-m", "modelpack.cli.main", "push", str(other), f"oci:{tmp_path / 'two'}:x",
+        [sys.executable, "-m", "modelpack.cli.entry", "push", str(other), f"oci:{tmp_path / 'two'}:x",
          "--json", "--no-digest-cache"],
         env={**os.environ, **environment}, check=True, capture_output=True, preexec_fn=other_user,
     )  # fmt: skip
