@@ -14,7 +14,7 @@ setup: $(VENV)/.ready  ## make .venv with everything that development needs
 $(VENV)/.ready: pyproject.toml uv.lock
 	@test -x $(VENV)/bin/python || python3 -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8'
-	@$(VENV)/bin/uv sync --quiet --locked --all-extras --group dev
+	@$(VENV)/bin/uv sync --quiet --locked --compile-bytecode --all-extras --group dev
 	@touch $@
 
 system:  ## install the servers and tools that the tests talk to (Debian, as root)

@@ -1,5 +1,6 @@
 """The whole benchmark: `python -m bench.run`. See README.md for the method."""
 
+import compileall
 import json
 import os
 import platform
@@ -146,6 +147,9 @@ def bench_push(model: Path, layers: list[tuple[Path, str]], total: int, results:
 
 
 def main() -> None:
+    # As pip does when it installs. Where PYTHONDONTWRITEBYTECODE is set, an editable install would
+    # otherwise compile itself at every start.
+    compileall.compile_dir("modelpack", quiet=1)
     os.environ["XDG_CACHE_HOME"] = str(fresh(DATA / "cache"))
     RESULTS.mkdir(parents=True, exist_ok=True)
     model = DATA / f"model-{GB:g}"

@@ -4,6 +4,11 @@ The command line is a thin layer over `modelpack.verbs`; the format is described
 docs/design/artifact.md.
 """
 
-from importlib.metadata import version as _version
 
-__version__ = _version("modelpack-oci")
+def __getattr__(name: str) -> str:
+    # Reading package metadata takes longer than anything else at start; few ask for the version.
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import version
+
+    return version("modelpack-oci")

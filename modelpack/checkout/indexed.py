@@ -3,6 +3,7 @@
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from modelpack.checkout.place import Staged, Target, sync
@@ -17,8 +18,8 @@ from modelpack.spec.progress import Progress, Reporter
 from modelpack.spec.source import BlobSource
 from modelpack.transfer.crew import work
 from modelpack.transfer.engine import Engine
-from modelpack.transfer.piece import Part
-from modelpack.transfer.plan import parts_of, pieces
+from modelpack.transfer.piece import Part, Piece
+from modelpack.transfer.plan import parts_of, pieces, side_by_side
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +118,16 @@ class IndexedCheckout:
         local.add_files(candidates, workers=self.jobs)
         if not local:
             return 0
-        return local.copy(
-            (part for _, part in self._missing(files, staging)), staging, workers=self.jobs
-        )
+        by_file = ((part for _, part in self._missing([number], staging)) for number in files)
+        return local.copy(side_by_side(by_file, self.jobs), staging, workers=self.jobs)
 
     def _fetch(self, files: Sequence[int], staging: Staging, source: BlobSource) -> int:
         progress = self.reporter.bar("fetching")
-        progress.expect(sum(part.stored_length for _, part in self._unique(files, staging)))
+        progress.expect(sum(part.stored_length for _, part in self._unique(files, staging, set())))
         engine = Engine(source, staging, self.index.coding, progress, workers=self.jobs)
         whole: frozenset[str] = frozenset()
         while True:
-            plan = pieces(self._unique(files, staging), self.layers, whole=whole)
-            without_ranges = engine.fetch(plan)
+            without_ranges = engine.fetch(self._pieces(files, staging, whole))
             if without_ranges <= whole:
                 return engine.received
             whole = without_ranges
@@ -150,8 +149,23 @@ class IndexedCheckout:
     def _missing(self, files: Iterable[int], staging: Staging) -> Iterator[tuple[int, Part]]:
         return parts_of(self.index, files, staging.missing)
 
-    def _unique(self, files: Iterable[int], staging: Staging) -> Iterator[tuple[int, Part]]:
+    def _pieces(
+        self, files: Sequence[int], staging: Staging, whole: frozenset[str]
+    ) -> Iterator[Piece]:
         seen: set[bytes] = set()
+        layers = groupby(sorted(files), key=lambda number: self.index.files[number].layer)
+        groups = [list(group) for _, group in layers]
+        return side_by_side(
+            (
+                pieces(self._unique(group, staging, seen), self.layers, whole=whole)
+                for group in groups
+            ),
+            self.jobs,
+        )
+
+    def _unique(
+        self, files: Iterable[int], staging: Staging, seen: set[bytes]
+    ) -> Iterator[tuple[int, Part]]:
         for layer, part in self._missing(files, staging):
             if part.digest not in seen:
                 seen.add(part.digest)

@@ -25,7 +25,7 @@ from modelpack.spec.source import BlobSource
 from modelpack.transfer.crew import work
 from modelpack.transfer.engine import Engine
 from modelpack.transfer.piece import Part
-from modelpack.transfer.plan import SLICE, pieces, slices
+from modelpack.transfer.plan import SLICE, pieces, side_by_side, slices
 
 _TREE: Final = "tree"
 
@@ -73,29 +73,31 @@ class WholeCheckout:
         blobs = tuple(layer.descriptor for layer in self.layers)
         staging.forget(
             part.number
-            for number, part in self._parts()
+            for number in range(len(blobs))
+            for _, part in self._parts(number)
             if not staging.path(number).exists() or not staging.path(number).stat().st_size
         )
         staging.allocate({number: blob.size for number, blob in enumerate(blobs)})
         progress = self.reporter.bar("fetching")
-        progress.expect(sum(part.length for _, part in self._missing(staging)))
+        progress.expect(
+            sum(part.length for n in range(len(blobs)) for _, part in self._missing(staging, n))
+        )
         engine = Engine(self.source, staging, Coding(), progress, workers=self.jobs)
         whole: frozenset[str] = frozenset()
         while True:
-            without_ranges = engine.fetch(pieces(self._missing(staging), blobs, whole=whole))
+            layers = (pieces(self._missing(staging, number), blobs, whole=whole)
+                      for number in range(len(blobs)))  # fmt: skip
+            without_ranges = engine.fetch(side_by_side(layers, self.jobs))
             if without_ranges <= whole:
                 return engine.received
             whole = without_ranges
 
-    def _parts(self) -> Iterator[tuple[int, Part]]:
-        first = 0
-        for number, layer in enumerate(self.layers):
-            for part in slices(layer.descriptor, number, first):
-                yield number, part
-            first += _count(layer.descriptor)
+    def _parts(self, number: int) -> Iterator[tuple[int, Part]]:
+        first = sum(_count(layer.descriptor) for layer in self.layers[:number])
+        return ((number, part) for part in slices(self.layers[number].descriptor, number, first))
 
-    def _missing(self, staging: Staging) -> Iterator[tuple[int, Part]]:
-        return (item for item in self._parts() if staging.missing(item[1].number))
+    def _missing(self, staging: Staging, number: int) -> Iterator[tuple[int, Part]]:
+        return (item for item in self._parts(number) if staging.missing(item[1].number))
 
     def _verify(self, staging: Staging) -> None:
         progress = self.reporter.bar("verifying")

@@ -6,13 +6,14 @@ import traceback
 
 import typer
 
-from modelpack import __version__
+import modelpack
 from modelpack.cli import exits, transfer_verbs
 from modelpack.cli.catalog_verbs import list_command, login, logout, remove_command
 from modelpack.cli.entry import stopped
 from modelpack.cli.look_verbs import diff_command, inspect_command, verify_command
 from modelpack.cli.output import print_json, report, show_error
 from modelpack.spec.errors import ModelpackError
+from modelpack.transfer.heap import keep_freed_memory
 
 app = typer.Typer(
     name="modelpack",
@@ -44,14 +45,15 @@ def version(
     from modelpack.pack.build import FORMAT_VERSION
 
     if as_json:
-        print_json({"version": __version__, "format": FORMAT_VERSION})
+        print_json({"version": modelpack.__version__, "format": FORMAT_VERSION})
     else:
-        typer.echo(f"modelpack {__version__}, artifact format {FORMAT_VERSION}")
+        typer.echo(f"modelpack {modelpack.__version__}, artifact format {FORMAT_VERSION}")
 
 
 def run(arguments: list[str]) -> int:  # one return per way to end
     """Run one command; returns its exit code. Never shows a traceback for what is not a bug."""
     as_json = "--json" in arguments
+    keep_freed_memory()
     try:
         code = int(app(arguments, standalone_mode=False) or exits.OK)
         # typer turns Ctrl-C into this code and says nothing.

@@ -3,12 +3,18 @@
 import threading
 import time
 from collections.abc import Callable
+from typing import Final
+
+from modelpack.spec import limits
+
+_LARGEST_SLICE: Final = 4 * limits.MIB
 
 
 class Pace:
     """At least `slowest` bytes per second are expected over every `window` seconds.
 
-    Only time spent in reads counts: a slow reader is not the sender's fault.
+    Only time spent in reads counts: a slow reader is not the sender's fault. One read may ask for
+    `slice` bytes.
     """
 
     def __init__(
@@ -27,8 +33,9 @@ class Pace:
         self._waited = 0.0
         self._received = 0
         self.too_slow = False
-        # One read may take a window: then it is judged by its own bytes, and by nothing else.
-        self.slice = max(1, int(slowest * window))
+        # A read that is under way has brought nothing yet: at the slowest rate it may take a
+        # window. A sender that has shown to be faster is asked for more at a time.
+        self._least = self.slice = max(1, int(slowest * window))
 
     def start(self) -> None:
         """A read begins."""
@@ -37,8 +44,13 @@ class Pace:
     def end(self, received: int) -> None:
         """A read is over and brought so many bytes."""
         since, self._reading_since = self._reading_since, None
+        took = self._clock() - since if since is not None else 0.0
         self._received += received
-        self._waited += self._clock() - since if since is not None else 0.0
+        self._waited += took
+        if took > self._window / 16:
+            self.slice = self._least
+        elif received >= self.slice:
+            self.slice = min(2 * self.slice, _LARGEST_SLICE)
         self._judge(self._waited)
 
     def look(self) -> None:

@@ -1,13 +1,16 @@
 """What to ask for: pure functions from an index and what is there already to pieces."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from itertools import islice
+from typing import Final, TypeVar
 
 from modelpack.spec.index import ChunkIndex
 from modelpack.spec.limits import KIB, MIB
 from modelpack.spec.manifest import Descriptor
 from modelpack.transfer.piece import Part, Piece
 
+Job = TypeVar("Job")
 PIECE_SIZE: Final = 16 * MIB
 # Bytes between two wanted chunks that are cheaper to receive than to ask for separately.
 GAP: Final = 64 * KIB
@@ -61,6 +64,24 @@ def pieces(
         group.append(part)
     if group:
         yield _piece(layers[current], group, whole)
+
+
+def side_by_side(groups: Iterable[Iterable[Job]], width: int) -> Iterator[Job]:
+    """Take jobs in turn from `width` groups at a time, lazily; a group is what goes to one file.
+
+    Two threads that write to one file wait for each other in the kernel, and burn a processor while
+    they do: a tenth of the throughput on two.
+    """
+    waiting = iter(groups)
+    turn = deque(iter(group) for group in islice(waiting, width))
+    while turn:
+        group = turn.popleft()
+        for job in group:
+            yield job
+            turn.append(group)
+            break
+        else:
+            turn.extend(iter(group) for group in islice(waiting, 1))
 
 
 def slices(blob: Descriptor, number: int, first: int) -> Iterator[Part]:

@@ -273,6 +273,23 @@ def test_the_readers_own_time_does_not_count():
     assert not pace.too_slow
 
 
+def test_fast_senders_are_asked_for_more_at_a_time():
+    """Many small reads cost; a slow sender must not be judged by a large one that is under way."""
+    clock = Clock()
+    pace = Pace(16, 1000, lambda: pytest.fail("stopped"), clock)
+    slices = []
+    for received, seconds in ((16_000, 0.1), (32_000, 0.9), (100, 0.1), (64_000, 1.1), (16_000, 0)):
+        slices.append(pace.slice)
+        pace.start()
+        clock.now += seconds
+        pace.end(received)
+    assert slices == [16_000, 32_000, 64_000, 64_000, 16_000]
+    for _ in range(20):
+        pace.start()
+        pace.end(pace.slice)
+    assert pace.slice == 4 << 20
+
+
 @pytest.mark.parametrize("tls", [False, True])
 def test_a_trickle_is_ended_from_outside(tls, remote, tmp_path):
     """A read that would wait for days for its last byte is ended, with TLS as without."""

@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from modelpack.spec.manifest import Descriptor
 from modelpack.transfer.piece import Part
-from modelpack.transfer.plan import GAP, PIECE_SIZE, SLICE, pieces, slices
+from modelpack.transfer.plan import GAP, PIECE_SIZE, SLICE, pieces, side_by_side, slices
 
 BLOB = Descriptor("t", "sha256:" + "1" * 64, 1 << 40)
 OTHER = Descriptor("t", "sha256:" + "2" * 64, 1 << 40)
@@ -59,3 +59,22 @@ def test_slices_cover_a_blob():
     assert [p.number for p in found] == [10, 11, 12]
     assert sum(p.length for p in found) == blob.size
     assert all(p.file == 3 and not p.digest for p in found)
+
+
+def test_pieces_are_taken_from_several_files_in_turn():
+    """As many files as asked for are under way; the next one begins when one ends."""
+    assert "".join(side_by_side(["ab", "", "cdef", "gh"], 2)) == "abcdgehf"
+    assert list(side_by_side([], 3)) == []
+
+
+def test_files_are_looked_at_when_their_turn_comes():
+    """A terabyte's worth of pieces is never in memory at once."""
+    begun = []
+
+    def group(name):
+        begun.append(name)
+        yield from (name, name)
+
+    planned = side_by_side((group(name) for name in range(100)), 3)
+    assert [next(planned) for _ in range(3)] == [0, 1, 2]
+    assert begun == [0, 1, 2]
