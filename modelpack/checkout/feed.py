@@ -8,12 +8,13 @@ import errno
 import os
 from typing import BinaryIO, Final
 
+from modelpack.disk.durable import write_all
+from modelpack.disk.kernel import start_writeback
 from modelpack.spec import limits
 from modelpack.spec.errors import BadManifest, LimitExceeded
 from modelpack.spec.limits import MIB
 from modelpack.spec.progress import Progress
 from modelpack.spec.source import ByteStream
-from modelpack.transfer.kernel import start_writeback
 
 _SLICE: Final = MIB
 # One call of the kernel: short enough for progress, and for Ctrl-C to be noticed.
@@ -74,7 +75,7 @@ class PlainFeed:
                     raise
                 self._in_kernel = False
         data = os.pread(self._fd, min(size, _SLICE), self._at)
-        _write(fd, data)
+        write_all(fd, data)
         return len(data)
 
     def _advance(self, count: int) -> int:
@@ -108,7 +109,7 @@ class DecodedFeed:
         """Write `size` bytes to `fd`, from its start; returns how many there were."""
         done = 0
         while done < size and (part := self._some(size - done)):
-            _write(fd, part)
+            write_all(fd, part)
             _begin_writing(fd, done, len(part))
             done += len(part)
         return done
@@ -147,9 +148,3 @@ def _begin_writing(fd: int, offset: int, length: int) -> None:
     # Small files are left to the kernel: asking for each costs more than it saves.
     if length >= _SLICE:
         start_writeback(fd, offset, length)
-
-
-def _write(fd: int, data: bytes | memoryview) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from modelpack.checkout.place import Staged, Target, sync
+from modelpack.checkout.place import Staged, Target
 from modelpack.checkout.reuse import Local, Place, files_below
 from modelpack.checkout.staging import Staging
 from modelpack.chunks.table import TableCache
+from modelpack.disk.durable import sync
 from modelpack.spec.digest import CHUNK_HASHERS
 from modelpack.spec.errors import BadSource, ProtocolViolation
 from modelpack.spec.index import ChunkIndex

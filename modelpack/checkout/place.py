@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelpack.checkout.disk import disk_errors
+from modelpack.disk.durable import sync
+from modelpack.disk.errors import disk_errors
 from modelpack.spec.errors import TargetConflict
 from modelpack.state.digests import FileKey
 from modelpack.state.placed import Placed
@@ -131,15 +132,6 @@ class Target:
             yield parent
             if parent == self._directory:
                 return
-
-
-def sync(path: Path) -> None:
-    """Make a file or directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _replace_link(final: Path, target: str) -> None:

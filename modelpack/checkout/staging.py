@@ -15,12 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from modelpack.checkout.disk import disk_errors, require_space
 from modelpack.checkout.journal import Journal
+from modelpack.disk.errors import disk_errors
+from modelpack.disk.kernel import preallocate, start_writeback
+from modelpack.disk.space import require_space
 from modelpack.spec.digest import Digest
 from modelpack.spec.errors import TargetConflict
 from modelpack.spec.names import RESERVED_DIRECTORY
-from modelpack.transfer.kernel import preallocate, start_writeback
 from modelpack.transfer.piece import Part
 
 _MODE: Final = 0o600

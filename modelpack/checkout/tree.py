@@ -15,7 +15,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from modelpack.checkout.disk import disk_errors, require_space
+from modelpack.disk.errors import disk_errors
+from modelpack.disk.space import require_space
 from modelpack.spec import limits
 from modelpack.spec.errors import HostilePath, LimitExceeded
 from modelpack.spec.names import RESERVED_DIRECTORY

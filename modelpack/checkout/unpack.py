@@ -3,12 +3,12 @@
 import os
 from typing import BinaryIO, Final
 
-from modelpack.checkout.disk import disk_errors
 from modelpack.checkout.feed import DecodedFeed, PlainFeed
 from modelpack.checkout.tree import StagedTree
 from modelpack.codec.tarheader import Member
 from modelpack.codec.tarread import TarInput, TarReader
 from modelpack.codec.unzip import decoded
+from modelpack.disk.errors import disk_errors
 from modelpack.spec.errors import ArtifactError, HostilePath, Unsupported
 from modelpack.spec.kinds import encoding, has_whiteouts
 from modelpack.spec.names import RESERVED_DIRECTORY

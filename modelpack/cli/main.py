@@ -12,8 +12,8 @@ from modelpack.cli.catalog_verbs import list_command, login, logout, remove_comm
 from modelpack.cli.entry import stopped
 from modelpack.cli.look_verbs import diff_command, inspect_command, verify_command
 from modelpack.cli.output import print_json, report, show_error
+from modelpack.disk.heap import keep_freed_memory
 from modelpack.spec.errors import ModelpackError
-from modelpack.transfer.heap import keep_freed_memory
 
 app = typer.Typer(
     name="modelpack",

@@ -12,16 +12,11 @@ from typing import Final
 
 import msgspec
 
+from modelpack.disk.durable import sync
+from modelpack.disk.errors import disk_errors
 from modelpack.oci.checked import CheckedManifest, check_manifest
 from modelpack.oci.layout_blobs import Blobs, FileStream
-from modelpack.oci.layout_disk import (
-    DamagedLayout,
-    disk_errors,
-    make_directory,
-    read_bounded,
-    sync_directory,
-    write_durably,
-)
+from modelpack.oci.layout_disk import DamagedLayout, make_directory, read_bounded, write_durably
 from modelpack.oci.layout_graph import Node, lenient, parent_of, reached, strict, walk
 from modelpack.oci.layout_index import LayoutIndex
 from modelpack.oci.layout_lock import Beat, Lease, exclusive
@@ -200,7 +195,7 @@ class LayoutRepository:
             with disk_errors("create", self._root):
                 self._root.mkdir(parents=True, exist_ok=True)
                 foreign = sorted({entry.name for entry in self._root.iterdir()} - _OURS)
-                sync_directory(self._root.parent)
+                sync(self._root.parent)
             if foreign and not _is_file(marker):
                 raise Rejected(
                     f"{self.name}: holds {foreign[0]!r} and is no OCI layout; nothing was written",

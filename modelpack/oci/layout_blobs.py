@@ -8,13 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from modelpack.oci.layout_disk import (
-    DamagedLayout,
-    disk_errors,
-    make_directory,
-    open_regular,
-    read_bounded,
-)
+from modelpack.disk.errors import disk_errors
+from modelpack.oci.layout_disk import DamagedLayout, make_directory, open_regular, read_bounded
 from modelpack.spec import limits
 from modelpack.spec.digest import Digest
 from modelpack.spec.errors import BadReference, NotFound, ProtocolViolation, Rejected

@@ -3,26 +3,14 @@
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from modelpack.spec.errors import DiskError, LimitExceeded, ProtocolViolation
+from modelpack.disk.durable import sync, write_all
+from modelpack.disk.errors import disk_errors
+from modelpack.spec.errors import LimitExceeded, ProtocolViolation
 
 _COPY_AGAIN: Final = "the layout is damaged: copy or push it again into an empty directory"
-_AGAIN: Final = "then run the same command again: it continues"
-_HINTS: Final = {
-    errno.ENOSPC: f"free some space, {_AGAIN}",
-    errno.EDQUOT: f"raise the quota, {_AGAIN}",
-    errno.EFBIG: "this file system, or `ulimit -f`, does not allow a file of that size",
-    errno.EROFS: "the file system is mounted read-only; choose another directory",
-    errno.EACCES: "check the owner and mode of the directory, or choose another",
-    errno.EPERM: "check the owner and mode of the directory, or choose another",
-    errno.EIO: "the disk reports errors: see `dmesg`",
-    errno.EXDEV: "the whole layout must be on one file system",
-    errno.ENOLCK: "this file system cannot lock files; choose another directory",
-}
 # O_NONBLOCK: a FIFO in place of a blob must not make anybody wait for its writer.
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -36,17 +24,6 @@ class DamagedLayout(ProtocolViolation):
 
     def __init__(self, message: str, *, hint: str = _COPY_AGAIN) -> None:
         super().__init__(message, hint=hint)
-
-
-@contextmanager
-def disk_errors(doing: str, path: Path) -> Iterator[None]:
-    """Translate OSError inside the block to DiskError: "cannot <doing> <path>: <reason>"."""
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        hint = _HINTS.get(error.errno or 0, "")
-        raise DiskError(f"cannot {doing} {path}: {reason}", hint=hint) from error
 
 
 def open_regular(path: Path) -> tuple[int, int] | None:
@@ -97,14 +74,7 @@ def write_durably(temporary: Path, path: Path, data: bytes) -> None:
         finally:
             os.close(fd)
         temporary.rename(path)
-        sync_directory(path.parent)
-
-
-def write_all(fd: int, data: bytes | memoryview) -> None:
-    """Write everything at the position of the descriptor."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
+        sync(path.parent)
 
 
 def make_directory(path: Path) -> None:
@@ -120,13 +90,4 @@ def make_directory(path: Path) -> None:
             if not stat.S_ISDIR(path.lstat().st_mode):
                 raise DamagedLayout(f"{path}: is not a directory") from None
             return
-        sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        sync(path.parent)

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from modelpack.oci.layout_disk import MODE, disk_errors
+from modelpack.disk.errors import disk_errors
+from modelpack.oci.layout_disk import MODE
 from modelpack.spec.errors import Unavailable
 
 _PATIENCE_SECONDS: Final = 60.0

@@ -12,18 +12,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from modelpack.oci.layout_disk import (
-    MODE,
-    DamagedLayout,
-    disk_errors,
-    make_directory,
-    open_regular,
-    sync_directory,
-    write_all,
-)
+from modelpack.disk.durable import sync, write_all
+from modelpack.disk.errors import disk_errors
+from modelpack.disk.space import require_space
+from modelpack.oci.layout_disk import MODE, DamagedLayout, make_directory, open_regular
 from modelpack.oci.layout_lock import try_lock, wait_for
 from modelpack.spec.digest import Hasher
-from modelpack.spec.errors import BadSource, DiskError, IntegrityError
+from modelpack.spec.errors import BadSource, IntegrityError
 from modelpack.spec.limits import MIB
 from modelpack.spec.manifest import Descriptor
 from modelpack.spec.progress import Progress
@@ -62,7 +57,7 @@ class Uploads:
             with disk_errors("write", target):
                 os.fsync(fd)
                 partial.rename(target)
-                sync_directory(target.parent)
+                sync(target.parent)
 
     def expire(self) -> None:
         """Remove what nobody has continued for a week."""
@@ -76,7 +71,7 @@ class Uploads:
         hasher = blob.checked_digest.hasher()
         with disk_errors("continue", partial):
             have = _hash_present(fd, blob.size, hasher)
-        _require_space(fd, blob.size - have, partial)
+        require_space(partial.parent, blob.size - have)
         progress.expect(-have)
         done = have
         if have < blob.size or not blob.size:
@@ -177,17 +172,6 @@ def _hash_present(fd: int, size: int, hasher: Hasher) -> int:
         os.utime(fd)
     os.lseek(fd, at, os.SEEK_SET)
     return at
-
-
-def _require_space(fd: int, bytes_: int, partial: Path) -> None:
-    with disk_errors("look at the disk of", partial):
-        status = os.fstatvfs(fd)
-    free = status.f_bavail * status.f_frsize
-    if bytes_ > free:
-        raise DiskError(
-            f"{partial}: needs {bytes_} bytes, {free} are free: {bytes_ - free} too few",
-            hint="free some space, or choose another directory",
-        )
 
 
 def _size(target: Path) -> int | None:

@@ -363,7 +363,7 @@ from modelpack.oci import layout_upload
 from modelpack.oci.layout import LayoutRepository
 from modelpack.spec.errors import DiskError
 from tests.contract.contents import *
-layout_upload._require_space = lambda *_: None  # somebody else fills the disk meanwhile
+layout_upload.require_space = lambda *_: None  # somebody else fills the disk meanwhile
 layout = LayoutRepository(Path("/mnt/layout"))
 put_image(layout, b"x" * MIB, tag="v1")
 large = Watched(bytes(20 * MIB))

@@ -9,14 +9,17 @@ from typing import Final
 
 from modelpack.spec.errors import DiskError
 
+_AGAIN: Final = "then run the same command again: it continues"
 _HINTS: Final = {
-    errno.ENOSPC: "free some space, then run the same command again: it continues",
-    errno.EDQUOT: "raise the quota, then run the same command again: it continues",
+    errno.ENOSPC: f"free some space, {_AGAIN}",
+    errno.EDQUOT: f"raise the quota, {_AGAIN}",
+    errno.EFBIG: "this file system, or `ulimit -f`, does not allow a file of that size",
     errno.EROFS: "the file system is mounted read-only; choose another directory",
     errno.EACCES: "check the owner and mode of the directory, or choose another",
     errno.EPERM: "check the owner and mode of the directory, or choose another",
     errno.EIO: "the disk reports errors: see `dmesg`",
-    errno.EFBIG: "this file system cannot hold a file of that size; choose another",
+    errno.EXDEV: "all of it must be on one file system",
+    errno.ENOLCK: "this file system cannot lock files; choose another directory",
 }
 
 
@@ -29,15 +32,3 @@ def disk_errors(doing: str, path: Path) -> Iterator[None]:
         reason = os.strerror(error.errno) if error.errno else str(error)
         hint = _HINTS.get(error.errno or 0, "")
         raise DiskError(f"cannot {doing} {path}: {reason}", hint=hint) from error
-
-
-def require_space(directory: Path, bytes_: int) -> None:
-    """Raise DiskError with the exact shortfall if `bytes_` more do not fit."""
-    with disk_errors("look at the disk of", directory):
-        stat = os.statvfs(directory)
-    free = stat.f_bavail * stat.f_frsize
-    if bytes_ > free:
-        raise DiskError(
-            f"{directory}: needs {bytes_} bytes, {free} are free: {bytes_ - free} too few",
-            hint="free some space, or pull elsewhere",
-        )

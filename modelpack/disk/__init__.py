@@ -1,0 +1,1 @@
+"""What this program asks of disks and of the kernel, and what their refusals mean."""
