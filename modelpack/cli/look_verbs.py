@@ -8,7 +8,7 @@ import typer
 
 from modelpack.cli.exits import DIFFERENT
 from modelpack.cli.options import Exclude, Include, Platform, with_session
-from modelpack.cli.output import Outcome, size
+from modelpack.cli.output import Outcome, count, size
 from modelpack.spec.reference import Reference
 from modelpack.verbs.diff import Difference, FileChange, diff
 from modelpack.verbs.inspect import Inspection, inspect
@@ -87,8 +87,12 @@ def verify_command(
     )
     lines = [f"{bad.path}: {bad.problem}" for bad in found.bad]
     if found.extra:
-        lines.append(f"  {len(found.extra)} files are there that were not published")
-    verdict = "ok" if found.ok else f"NOT the same: {len(found.bad)} of {found.files} files differ"
+        lines.append(f"  {count(len(found.extra), 'file')} more, not published, in the directory")
+    verdict = (
+        "ok"
+        if found.ok
+        else f"NOT the same: {len(found.bad)} of {count(found.files, 'file')} differ"
+    )
     lines.append(f"{verdict}: {found.directory}, {size(found.bytes_read)} read, {found.reference}")
     return Outcome(found, lines, 0 if found.ok else DIFFERENT)
 
@@ -96,19 +100,21 @@ def verify_command(
 def _inspection(found: Inspection, *, tensors: bool) -> Iterator[str]:
     yield found.reference
     yield (
-        f"  {found.kind}: {size(found.bytes_total)} in {len(found.files)} files, "
-        f"{len(found.layers)} layers, {found.chunks} chunks"
+        f"  {found.kind}: {size(found.bytes_total)} in {count(len(found.files), 'file')}, "
+        f"{count(len(found.layers), 'layer')}, {count(found.chunks, 'chunk')}"
     )
     if found.tensors:
         types = ", ".join(f"{dtype} {size(bytes_)}" for dtype, bytes_ in found.dtypes.items())
-        yield f"  {found.tensors} tensors, {found.parameters:,} parameters: {types}"
+        yield f"  {count(found.tensors, 'tensor')}, {found.parameters:,} parameters: {types}"
     if found.estimated_vram_bytes:
         yield f"  needs about {size(found.estimated_vram_bytes)} of VRAM on one GPU"
     yield ""
     width = max((len(row.path) for row in found.files), default=0)
+    chunk_width = max((len(count(row.chunks, "chunk")) for row in found.files), default=0)
     for row in found.files:
-        count = f"{len(row.tensors)} tensors" if row.tensors else ""
-        line = f"  {row.path:<{width}}  {size(row.bytes):>8}  {row.chunks:>6} chunks  {count}"
+        inside = count(len(row.tensors), "tensor") if row.tensors else ""
+        chunks = f"{count(row.chunks, 'chunk'):<{chunk_width}}"
+        line = f"  {row.path:<{width}}  {size(row.bytes):>8}  {chunks}  {inside}"
         yield line.rstrip()
         for tensor in row.tensors if tensors else ():
             shape = "x".join(map(str, tensor.shape)) or "scalar"
@@ -123,11 +129,11 @@ def _difference(found: Difference) -> Iterator[str]:
     for change in found.files:
         yield from _change(change)
     if found.identical:
-        yield f"identical: {found.files_unchanged} files, {size(found.bytes_total)}"
+        yield f"identical: {count(found.files_unchanged, 'file')}, {size(found.bytes_total)}"
         return
     share = 100 * found.bytes_to_move / found.bytes_total if found.bytes_total else 0
     yield (
-        f"{len(found.files)} files differ, {found.files_unchanged} do not; a pull moves "
+        f"{count(len(found.files), 'file')} changed, {found.files_unchanged} not; a pull moves "
         f"{size(found.bytes_to_move)} of {size(found.bytes_total)} ({share:.1f} %)"
     )
 

@@ -80,6 +80,11 @@ def size(bytes_: int) -> str:
     return ""
 
 
+def count(number: int, noun: str) -> str:
+    """Return how many, in words: 1 file, 12 files."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def seconds(value: float) -> str:
     """Return a duration for people."""
     return f"{value:.1f} s" if value < 60 else f"{value // 60:.0f} min {value % 60:.0f} s"

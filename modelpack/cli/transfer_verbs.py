@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from modelpack.cli.options import Exclude, Include, Platform, with_session
-from modelpack.cli.output import Outcome, seconds, size
+from modelpack.cli.output import Outcome, count, seconds, size
 from modelpack.spec.errors import InputError
 from modelpack.spec.index import Coding
 from modelpack.spec.names import ANNOTATION_PREFIX
@@ -110,8 +110,8 @@ def push_command(
         [
             f"pushed {done.reference}",
             (
-                f"  {size(done.bytes_total)} in {done.files} files, {done.layers} layers, "
-                f"{done.chunks} chunks"
+                f"  {size(done.bytes_total)} in {count(done.files, 'file')}, "
+                f"{count(done.layers, 'layer')}, {count(done.chunks, 'chunk')}"
             ),
             (
                 f"  {size(done.bytes_moved)} uploaded, {size(done.bytes_reused)} already there, "
@@ -164,14 +164,14 @@ def pull_command(
     done = pull(Reference.parse(reference), Path(directory), session, options)
     lines = [
         f"pulled {done.reference}",
-        f"  {size(done.bytes_total)} in {done.files} files to {directory}",
+        f"  {size(done.bytes_total)} in {count(done.files, 'file')} to {directory}",
         (
             f"  {size(done.bytes_moved)} fetched, {size(done.bytes_reused)} were here, "
             f"{seconds(done.seconds)}"
         ),
     ]
     if done.removed:
-        lines.append(f"  {len(done.removed)} files of the earlier version removed")
+        lines.append(f"  {count(len(done.removed), 'file')} of the earlier version removed")
     return Outcome(done, lines)
 
 
