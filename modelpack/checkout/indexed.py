@@ -1,13 +1,13 @@
 """Pulling by chunks: what is missing is fetched, what is here already is copied."""
 
 import stat
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
 from modelpack.checkout.place import Staged, Target
-from modelpack.checkout.reuse import Local, Place, files_below
+from modelpack.checkout.reuse import Local, Place
 from modelpack.checkout.staging import Staging
 from modelpack.chunks.table import TableCache
 from modelpack.disk.durable import sync
@@ -21,6 +21,9 @@ from modelpack.transfer.crew import work
 from modelpack.transfer.engine import Engine
 from modelpack.transfer.piece import Part, Piece
 from modelpack.transfer.plan import parts_of, pieces, side_by_side
+from modelpack.transfer.stop import Stop
+
+Finder = Callable[[Local], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,35 +40,39 @@ class IndexedCheckout:
 
     index: ChunkIndex
     layers: tuple[Descriptor, ...]
-    target: Target
     tables: TableCache
     reporter: Reporter
     jobs: int
+    stop: Stop = field(default_factory=Stop)
 
-    def kept(self, files: Iterable[int]) -> set[int]:
+    def kept(self, files: Iterable[int], target: Target) -> set[int]:
         """Return those files that are in place already, byte for byte."""
         found: set[int] = set()
-        same_size = [n for n in files if _is_file(self._path(n), self.index.files[n].size)]
+        paths = {number: target.path(self.index.files[number].path) for number in files}
+        same_size = [n for n, path in paths.items() if _is_file(path, self.index.files[n].size)]
         bar = self.reporter.bar("checking files in place")
         bar.expect(sum(self.index.files[number].size for number in same_size))
 
         def compare(number: int) -> None:
             file = self.index.files[number]
             try:
-                table = self.tables.of(self._path(number), file.path)
+                table = self.tables.of(paths[number], file.path)
             except (OSError, BadSource):
                 return
             if table.digests == self.index.digests(file):
                 found.add(number)
             bar.advance(file.size)
 
-        work(same_size, compare, workers=self.jobs)
+        work(same_size, compare, workers=self.jobs, stop=self.stop)
         return found
 
     def stage(
-        self, files: Sequence[int], staging: Staging, source: BlobSource, reuse: Sequence[Path]
+        self, files: Sequence[int], staging: Staging, source: BlobSource, find: Finder
     ) -> Moved:
-        """Bring all chunks of the files into the staging area, verified and durable."""
+        """Bring all chunks of the files into the staging area, verified and durable.
+
+        `find` is asked where wanted chunks are on this machine; it may be wrong.
+        """
         staging.forget(
             number
             for file in files
@@ -74,7 +81,7 @@ class IndexedCheckout:
         )
         self._recheck(files, staging)
         staging.allocate({number: self.index.files[number].size for number in files})
-        reused = self._reuse(files, staging, reuse)
+        reused = self._reuse(files, staging, find)
         received = self._fetch(files, staging, source)
         reused += self._copy_duplicates(files, staging)
         lost = next(self._missing(files, staging), None)
@@ -107,25 +114,23 @@ class IndexedCheckout:
         hasher.update(data)
         return hasher.digest() == part.digest
 
-    def _reuse(self, files: Sequence[int], staging: Staging, reuse: Sequence[Path]) -> int:
-        candidates = [self._path(n) for n in files if self._path(n).is_file()]
-        candidates += [self.target.path(path) for path in self.target.earlier()]
-        candidates += files_below(reuse)
-        candidates = list(dict.fromkeys(path for path in candidates if path.is_file()))
-        if not candidates:
-            return 0
+    def _reuse(self, files: Sequence[int], staging: Staging, find: Finder) -> int:
         needed = {part.digest for _, part in self._missing(files, staging)}
         local = Local(needed.__contains__, self.tables)
-        local.add_files(candidates, workers=self.jobs)
+        find(local)
         if not local:
             return 0
         by_file = ((part for _, part in self._missing([number], staging)) for number in files)
-        return local.copy(side_by_side(by_file, self.jobs), staging, workers=self.jobs)
+        return local.copy(
+            side_by_side(by_file, self.jobs), staging, workers=self.jobs, stop=self.stop
+        )
 
     def _fetch(self, files: Sequence[int], staging: Staging, source: BlobSource) -> int:
         progress = self.reporter.bar("fetching")
         progress.expect(sum(part.stored_length for _, part in self._unique(files, staging, set())))
-        engine = Engine(source, staging, self.index.coding, progress, workers=self.jobs)
+        engine = Engine(
+            source, staging, self.index.coding, progress, workers=self.jobs, stop=self.stop
+        )
         whole: frozenset[str] = frozenset()
         while True:
             without_ranges = engine.fetch(self._pieces(files, staging, whole))
@@ -145,7 +150,7 @@ class IndexedCheckout:
                 if chunk.digest in needed and not staging.missing(chunk.number):
                     place = Place(staging.path(number), chunk.offset, chunk.length)
                     local.add(chunk.digest, place)
-        return local.copy(left, staging, workers=self.jobs)
+        return local.copy(left, staging, workers=self.jobs, stop=self.stop)
 
     def _missing(self, files: Iterable[int], staging: Staging) -> Iterator[tuple[int, Part]]:
         return parts_of(self.index, files, staging.missing)
@@ -171,9 +176,6 @@ class IndexedCheckout:
             if part.digest not in seen:
                 seen.add(part.digest)
                 yield layer, part
-
-    def _path(self, number: int) -> Path:
-        return self.target.path(self.index.files[number].path)
 
 
 def flush(files: Sequence[Path], reporter: Reporter, jobs: int) -> None:

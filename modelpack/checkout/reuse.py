@@ -11,6 +11,7 @@ from modelpack.spec.digest import CHUNK_HASHERS
 from modelpack.spec.errors import BadSource
 from modelpack.transfer.crew import work
 from modelpack.transfer.piece import Part, Sink
+from modelpack.transfer.stop import Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,9 @@ class Local:
         if self._wanted(digest):
             self._places.setdefault(digest, place)
 
-    def copy(self, parts: Iterable[Part], sink: Sink, *, workers: int) -> int:
+    def copy(
+        self, parts: Iterable[Part], sink: Sink, *, workers: int, stop: Stop | None = None
+    ) -> int:
         """Complete the parts that are found here; returns their bytes.
 
         Every copy is hashed on its way: a file that changed since it was looked at, or a record
@@ -72,7 +75,7 @@ class Local:
                 sink.complete(part)
                 copied.append(part.length)
 
-        work(parts, copy, workers=workers)
+        work(parts, copy, workers=workers, stop=stop)
         return sum(copied)
 
 

@@ -6,7 +6,7 @@ until they are complete, and what is not a raw file is written twice.
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,7 @@ from modelpack.transfer.crew import work
 from modelpack.transfer.engine import Engine
 from modelpack.transfer.piece import Part
 from modelpack.transfer.plan import SLICE, pieces, side_by_side, slices
+from modelpack.transfer.stop import Stop
 
 _TREE: Final = "tree"
 
@@ -38,6 +39,7 @@ class WholeCheckout:
     source: BlobSource
     reporter: Reporter
     jobs: int
+    stop: Stop = field(default_factory=Stop)
 
     @property
     def parts(self) -> int:
@@ -82,7 +84,7 @@ class WholeCheckout:
         progress.expect(
             sum(part.length for n in range(len(blobs)) for _, part in self._missing(staging, n))
         )
-        engine = Engine(self.source, staging, Coding(), progress, workers=self.jobs)
+        engine = Engine(self.source, staging, Coding(), progress, workers=self.jobs, stop=self.stop)
         whole: frozenset[str] = frozenset()
         while True:
             layers = (pieces(self._missing(staging, number), blobs, whole=whole)
@@ -112,7 +114,7 @@ class WholeCheckout:
                 staging.path(number).unlink()
                 raise
 
-        work(range(len(self.layers)), verify, workers=self.jobs)
+        work(range(len(self.layers)), verify, workers=self.jobs, stop=self.stop)
 
 
 def verify_blob(path: Path, blob: Descriptor, source: str, progress: Progress) -> None:

@@ -28,15 +28,23 @@ class Engine:
     jittered pauses as long as chunks keep arriving in between.
     """
 
-    def __init__(
-        self, source: BlobSource, sink: Sink, coding: Coding, progress: Progress, *, workers: int
+    def __init__(  # noqa: PLR0913  # where from, where to, in what form, who hears of it, how
+        self,
+        source: BlobSource,
+        sink: Sink,
+        coding: Coding,
+        progress: Progress,
+        *,
+        workers: int,
+        stop: Stop | None = None,
     ) -> None:
+        """`stop` ends the work from outside: `fetch` raises the error that it was set with."""
         self._source = source
         self._sink = sink
         self._coding = coding
         self._progress = progress
         self._workers = workers
-        self._stop = Stop()
+        self._stop = stop or Stop()
         self._lock = threading.Lock()
         self._no_ranges: set[str] = set()
         self._received = 0

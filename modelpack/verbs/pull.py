@@ -7,9 +7,11 @@ from pathlib import Path
 
 import msgspec
 
-from modelpack.checkout.indexed import IndexedCheckout, Moved
+from modelpack.checkout.area import beside, clear_leftovers
+from modelpack.checkout.indexed import Finder, IndexedCheckout, Moved
 from modelpack.checkout.place import Staged, Target
-from modelpack.checkout.staging import Staging, clear_leftovers
+from modelpack.checkout.reuse import files_below
+from modelpack.checkout.staging import Staging
 from modelpack.checkout.whole import WholeCheckout, verify_blob
 from modelpack.chunks.table import TableCache
 from modelpack.select.patterns import Selection
@@ -128,10 +130,9 @@ class _Pull:
         self._require_files(len(files), len(index.files))
         tables = TableCache(self.session.cache, index.header.algorithm, index.header.chunk_size)
         checkout = IndexedCheckout(
-            index, self.artifact.layers, self.target, tables, self.session.reporter,
-            self.session.jobs,
-        )  # fmt: skip
-        kept = checkout.kept(files)
+            index, self.artifact.layers, tables, self.session.reporter, self.session.jobs
+        )
+        kept = checkout.kept(files, self.target)
         wanted = [number for number in files if number not in kept]
         paths = [file.path for file in index.files]
         self.target.check(paths[number] for number in wanted)
@@ -140,9 +141,9 @@ class _Pull:
         if not wanted:
             clear_leftovers(self.directory)
             return Moved(0, in_place), len(files), total, self.target.remove_stale(paths)
-        with Staging(self.directory, self.artifact.digest, len(index)) as staging:
+        with Staging(beside(self.directory), self.artifact.digest, len(index)) as staging:
             try:
-                moved = checkout.stage(wanted, staging, self.repository, self.options.reuse)
+                moved = checkout.stage(wanted, staging, self.repository, self._found(paths))
                 self._check_unsigned(index, files, kept, staging)
             except IntegrityError as error:
                 if self.artifact.index_signed:
@@ -153,13 +154,20 @@ class _Pull:
             removed = self._place(checkout.staged(wanted, staging), paths, staging)
         return Moved(moved.received, moved.reused + in_place), len(files), total, removed
 
+    def _found(self, paths: Sequence[str]) -> Finder:
+        """Look into what is in place, what earlier pulls placed, and what the caller named."""
+        candidates = [self.target.path(path) for path in (*paths, *self.target.earlier())]
+        candidates += files_below(self.options.reuse)
+        files = list(dict.fromkeys(path for path in candidates if path.is_file()))
+        return lambda local: local.add_files(files, workers=self.session.jobs)
+
     def whole(self, takes: _Takes) -> tuple[Moved, int, int, list[str]]:
         layers = layer_plan(self.artifact.manifest)
         raw = [layer for layer in layers if layer.form != "raw" or takes(layer.path)]
         self._require_files(len(raw), len(layers))
         checkout = WholeCheckout(raw, self.repository, self.session.reporter, self.session.jobs)
         self.target.check(layer.path for layer in raw if layer.form == "raw")
-        with Staging(self.directory, self.artifact.digest, checkout.parts) as staging:
+        with Staging(beside(self.directory), self.artifact.digest, checkout.parts) as staging:
             try:
                 moved, staged = checkout.stage(staging, takes)
                 self._require_files(len(staged), len(staged))

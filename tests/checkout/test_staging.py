@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from modelpack.checkout.area import beside
 from modelpack.checkout.journal import Journal
 from modelpack.checkout.staging import Staging
 from modelpack.spec.digest import Digest
@@ -22,12 +23,12 @@ def part(number, file=0):
 def test_what_is_complete_survives(tmp_path):
     """A second run on the same artifact finds the bytes and knows which of them count."""
     target = tmp_path / "model"
-    with Staging(target, ONE, 4) as staging:
+    with Staging(beside(target), ONE, 4) as staging:
         staging.allocate({0: 16})
         staging.write(0, 4, b"abcd")
         staging.complete(part(1))
         staging.write(0, 8, b"half")
-    with Staging(target, ONE, 4) as staging:
+    with Staging(beside(target), ONE, 4) as staging:
         assert [staging.missing(n) for n in range(4)] == [True, False, True, True]
         assert staging.path(0).read_bytes()[4:8] == b"abcd"
     assert not target.exists()
@@ -35,23 +36,23 @@ def test_what_is_complete_survives(tmp_path):
 
 def test_another_artifact_starts_from_nothing(tmp_path):
     """What was staged of one artifact is never taken for a part of another."""
-    with Staging(tmp_path / "m", ONE, 4) as staging:
+    with Staging(beside(tmp_path / "m"), ONE, 4) as staging:
         staging.allocate({0: 16})
         staging.complete(part(1))
-    with Staging(tmp_path / "m", TWO, 4) as staging:
+    with Staging(beside(tmp_path / "m"), TWO, 4) as staging:
         assert all(staging.missing(n) for n in range(4))
 
 
 def test_nothing_stays_where_nothing_was_complete(tmp_path):
     """A pull that failed before its first chunk leaves no trace."""
-    with Staging(tmp_path / "m", ONE, 4) as staging:
+    with Staging(beside(tmp_path / "m"), ONE, 4) as staging:
         staging.allocate({0: 16})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_discarding_leaves_nothing(tmp_path):
     """After a pull ended well, or a hostile artifact, the staging area is gone."""
-    with Staging(tmp_path / "m", ONE, 4) as staging:
+    with Staging(beside(tmp_path / "m"), ONE, 4) as staging:
         staging.allocate({0: 16})
         staging.complete(part(1))
         staging.discard()
@@ -60,27 +61,28 @@ def test_discarding_leaves_nothing(tmp_path):
 
 def test_one_pull_at_a_time(tmp_path):
     """A second process is told to wait instead of writing into the first one's files."""
-    with Staging(tmp_path / "m", ONE, 4) as staging:
+    with Staging(beside(tmp_path / "m"), ONE, 4) as staging:
         staging.allocate({0: 16})
         staging.complete(part(0))
         code = (
-            "from pathlib import Path; from modelpack.checkout.staging import Staging;"
+            "from pathlib import Path; from modelpack.checkout.area import beside;"
+            "from modelpack.checkout.staging import Staging;"
             "from modelpack.spec.digest import Digest; import sys;"
-            "Staging(Path(sys.argv[1]), Digest('sha256', '1' * 64), 4)"
+            "Staging(beside(Path(sys.argv[1])), Digest('sha256', '1' * 64), 4)"
         )
         done = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path / "m")], capture_output=True, text=True,
             check=False,
         )  # fmt: skip
         assert "another modelpack pull is writing here" in done.stderr
-    with Staging(tmp_path / "m", ONE, 4):
+    with Staging(beside(tmp_path / "m"), ONE, 4):
         pass
 
 
 def test_a_full_disk_is_met_before_the_first_byte(tmp_path):
     """What does not fit is refused with the exact shortfall."""
     with (
-        Staging(tmp_path / "m", ONE, 4) as staging,
+        Staging(beside(tmp_path / "m"), ONE, 4) as staging,
         pytest.raises(DiskError, match=r"needs \d+ bytes, \d+ are free: \d+ too few"),
     ):
         staging.allocate({0: 1 << 55})
@@ -89,7 +91,7 @@ def test_a_full_disk_is_met_before_the_first_byte(tmp_path):
 
 def test_a_disk_that_fills_up_is_named(tmp_path, monkeypatch):
     """ENOSPC in the middle says which file, why, and that the next run continues."""
-    with Staging(tmp_path / "m", ONE, 4) as staging:
+    with Staging(beside(tmp_path / "m"), ONE, 4) as staging:
         staging.allocate({0: 16})
         monkeypatch.setattr(os, "pwrite", _full)
         with pytest.raises(DiskError, match="No space left") as caught:
@@ -105,7 +107,7 @@ def test_a_file_is_no_directory_to_pull_into(tmp_path):
     """A target that is a file is refused."""
     (tmp_path / "m").write_text("x")
     with pytest.raises(TargetConflict, match="is a file"):
-        Staging(tmp_path / "m", ONE, 4)
+        Staging(beside(tmp_path / "m"), ONE, 4)
 
 
 def test_staged_inside_where_the_parent_is_another_file_system(tmp_path):
@@ -116,7 +118,7 @@ def test_staged_inside_where_the_parent_is_another_file_system(tmp_path):
     from pathlib import Path
 
     shm = Path("/dev/shm")
-    with Staging(shm, ONE, 4) as staging:
+    with Staging(beside(shm), ONE, 4) as staging:
         assert staging.root == shm / ".modelpack"
     shutil.rmtree(shm / ".modelpack", ignore_errors=True)
 
