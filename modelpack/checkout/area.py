@@ -4,11 +4,14 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from modelpack.disk.durable import make_directories
 from modelpack.disk.errors import disk_errors
+from modelpack.disk.mount import mount_id
 from modelpack.spec.errors import TargetConflict
 from modelpack.spec.names import RESERVED_DIRECTORY
 
@@ -23,11 +26,13 @@ def clear_leftovers(target: Path) -> None:
     if root.is_dir() and not root.is_symlink():
         with disk_errors("clean up", root):
             lock = take(root)
-            for entry in root.iterdir():
-                if STAGED.fullmatch(entry.name):
-                    shutil.rmtree(entry, ignore_errors=True)
-            remove_if_empty(root)
-            os.close(lock)
+            try:
+                for entry in root.iterdir():
+                    if STAGED.fullmatch(entry.name):
+                        shutil.rmtree(entry, ignore_errors=True)
+                remove_if_empty(root)
+            finally:
+                os.close(lock)
 
 
 def beside(target: Path) -> Path:
@@ -45,8 +50,9 @@ def beside(target: Path) -> Path:
     if (target / "oci-layout").exists():
         raise TargetConflict(f"{target}: is an OCI layout", hint="pull into another directory")
     with disk_errors("prepare the pull in", parent):
-        parent.mkdir(parents=True, exist_ok=True)
-        foreign = target.exists() and target.stat().st_dev != parent.stat().st_dev
+        make_directories(parent)
+        # By mount, not by device: a rename across two mounts of one file system fails, too.
+        foreign = target.exists() and mount_id(target) != mount_id(parent)
         longest = os.pathconf(parent, "PC_NAME_MAX")
     beside = f".{target.name}{RESERVED_DIRECTORY}"
     crowded = len(os.fsencode(beside)) > longest
@@ -57,14 +63,28 @@ def beside(target: Path) -> Path:
 
 def _check_ours(root: Path) -> None:
     """Refuse a directory that somebody else made: everything in ours may be removed by us."""
-    if root.is_symlink() or not root.is_dir():
-        raise TargetConflict(f"{root}: is in the way", hint="move it away")
+    check_private(root)
     for entry in root.iterdir():
         if entry.name != "lock" and not STAGED.fullmatch(entry.name):
             raise TargetConflict(
                 f"{root}: holds {entry.name[:80]!r}, which modelpack did not put there",
                 hint="move it away, or pull into another directory",
             )
+
+
+def check_private(directory: Path) -> None:
+    """Refuse a directory in which somebody else may have put, or may yet put, something.
+
+    Its name can be guessed: in a directory that others may write to, somebody may have made it.
+    """
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise TargetConflict(f"{directory}: is in the way", hint="move it away")
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise TargetConflict(
+            f"{directory}: belongs to somebody else, or others may write to it",
+            hint="remove it, or pull into a directory of your own",
+        )
 
 
 def take(root: Path) -> int:

@@ -11,6 +11,7 @@ from modelpack.checkout.reuse import Local, Place
 from modelpack.checkout.staging import Staging
 from modelpack.chunks.table import TableCache
 from modelpack.disk.durable import sync
+from modelpack.disk.errors import disk_errors
 from modelpack.spec.digest import CHUNK_HASHERS
 from modelpack.spec.errors import BadSource, ProtocolViolation
 from modelpack.spec.index import ChunkIndex
@@ -179,12 +180,21 @@ class IndexedCheckout:
 
 
 def flush(files: Sequence[Path], reporter: Reporter, jobs: int) -> None:
-    """Make files durable; their write-back was started while they were written."""
+    """Make files durable; their write-back was started while they were written.
+
+    A file that cannot be is removed: the kernel reports a failed write once, and afterwards what
+    the page cache holds is not what the disk has. Raises DiskError.
+    """
     progress: Progress = reporter.bar("writing to disk")
     progress.expect(sum(path.stat().st_size for path in files))
 
     def one(path: Path) -> None:
-        sync(path)
+        with disk_errors("write", path):
+            try:
+                sync(path)
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
         progress.advance(path.stat().st_size)
 
     work(files, one, workers=jobs)

@@ -5,13 +5,19 @@ the file system is the same mount, the page cache holds both, so records can be 
 fsync; otherwise they only say what is worth hashing again.
 """
 
+import errno
 import os
+import threading
 from array import array
 from pathlib import Path
 from typing import Final
 
+from modelpack.disk.mount import mount_id
+
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-_RECORD: Final = 4
+_MASK: Final = (1 << 32) - 1  # a record is a number and its complement: a torn one shows
+_RECORD: Final = 8
+_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Journal:
@@ -22,25 +28,42 @@ class Journal:
 
         `trusted` and `doubtful` are the numbers found; doubtful ones were written before a restart.
         """
-        line = f"modelpack journal 1 {identity} {_instance(path.parent)}\n".encode()
+        line = f"modelpack journal 2 {identity} {_instance(path.parent)}\n".encode()
         found, same_instance = _read(path, line)
         self.trusted = found if same_instance else array("I")
         self.doubtful = array("I") if same_instance else found
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._lock = threading.Lock()
+        self._fd = os.open(path, _FLAGS, 0o600)
         if not same_instance:
             os.ftruncate(self._fd, 0)
-            os.write(self._fd, line)
+            self._append(line)
         else:
-            # kill -9 cannot tear a record, a full disk can.
+            # What follows a record that a full disk tore is not to be believed.
             os.ftruncate(self._fd, len(line) + _RECORD * len(found))
 
     def add(self, number: int) -> None:
-        """Record that part `number` is complete; its bytes were written before. Thread-safe."""
-        os.write(self._fd, array("I", (number,)).tobytes())
+        """Record that part `number` is complete; its bytes were written before. Thread-safe.
+
+        Raises OSError, and then nothing more is recorded. Does nothing once it is closed: a
+        straggler must not write to what has the descriptor then.
+        """
+        with self._lock:
+            if self._fd >= 0:
+                self._append(array("I", (number, number ^ _MASK)).tobytes())
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._fd)
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+    def _append(self, data: bytes) -> None:
+        written = os.write(self._fd, data)
+        if written != len(data):
+            os.close(self._fd)
+            self._fd = -1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _read(path: Path, line: bytes) -> tuple["array[int]", bool]:
@@ -52,7 +75,12 @@ def _read(path: Path, line: bytes) -> tuple["array[int]", bool]:
     head, newline, body = data.partition(b"\n")
     if not newline or head.split(b" ")[:4] != line.split(b" ")[:4]:
         return numbers, False
-    numbers.frombytes(body[: len(body) // _RECORD * _RECORD])
+    pairs = array("I")
+    pairs.frombytes(body[: len(body) // _RECORD * _RECORD])
+    for number, complement in zip(pairs[::2], pairs[1::2], strict=True):
+        if number ^ _MASK != complement:
+            break
+        numbers.append(number)
     return numbers, head + newline == line
 
 
@@ -62,4 +90,5 @@ def _instance(directory: Path) -> str:
         boot = _BOOT_ID.read_text().strip()
     except OSError:
         boot = f"unknown-{os.getpid()}"  # never equal to an earlier one
-    return f"{boot}-{directory.stat().st_dev}-{os.statvfs(directory).f_fsid}"
+    device, mount = directory.stat().st_dev, mount_id(directory)
+    return f"{boot}-{device}-{mount}-{os.statvfs(directory).f_fsid}"

@@ -1,12 +1,13 @@
 """From staged files to the target directory: check first, then one atomic rename per file."""
 
 import os
+import secrets
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelpack.disk.durable import sync
+from modelpack.disk.durable import make_directories, sync
 from modelpack.disk.errors import disk_errors
 from modelpack.spec.errors import TargetConflict
 from modelpack.state.digests import FileKey
@@ -61,20 +62,38 @@ class Target:
         """
         self.check(files)
         directories = {self._directory}
+        mode = 0o666 & ~_umask()
+        # Before the first rename: killed after it, the next run must know these files for ours.
+        for path, staged in files.items():
+            if staged.file is not None:
+                with disk_errors("place", self.path(path)):
+                    staged.file.chmod(mode)
+                    self._placed.intend(path, FileKey.of(staged.file.lstat()))
         for path, staged in files.items():
             final = self.path(path)
             with disk_errors("place", final):
-                final.parent.mkdir(parents=True, exist_ok=True)
+                make_directories(final.parent)
                 if staged.file is None:
-                    _replace_link(final, staged.link)
+                    _replace_link(final, staged.link, self._placed, path)
                 else:
-                    staged.file.chmod(0o666 & ~_umask())
                     staged.file.replace(final)
             directories.update(self._parents(final))
         for path in files:
             # After all renames: one of a hard-linked pair changes the ctime of the other.
             with disk_errors("look at", self.path(path)):
                 self._placed.add(path, FileKey.of(self.path(path).lstat()), manifest)
+        for directory in directories:
+            with disk_errors("sync", directory):
+                sync(directory)
+
+    def settle(self, paths: Iterable[str]) -> None:
+        """Make files durable that are in place already, whoever wrote them."""
+        directories: set[Path] = set()
+        for path in paths:
+            final = self.path(path)
+            with disk_errors("sync", final):
+                sync(final)
+            directories.update(self._parents(final))
         for directory in directories:
             with disk_errors("sync", directory):
                 sync(directory)
@@ -134,11 +153,15 @@ class Target:
                 return
 
 
-def _replace_link(final: Path, target: str) -> None:
-    temporary = final.with_name(f".{final.name[:200]}.modelpack")
-    temporary.unlink(missing_ok=True)
+def _replace_link(final: Path, target: str, placed: Placed, path: str) -> None:
+    temporary = final.with_name(f".modelpack-{secrets.token_hex(8)}")
     temporary.symlink_to(target)
-    temporary.replace(final)
+    try:
+        placed.intend(path, FileKey.of(temporary.lstat()))
+        temporary.replace(final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _remove_empty(directory: Path, root: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from modelpack.checkout.area import STAGED, remove_if_empty, take
+from modelpack.checkout.area import STAGED, check_private, remove_if_empty, take
 from modelpack.checkout.journal import Journal
 from modelpack.disk.errors import disk_errors
 from modelpack.disk.kernel import preallocate, start_writeback
@@ -19,6 +19,7 @@ from modelpack.spec.digest import Digest
 from modelpack.transfer.piece import Part
 
 _MODE: Final = 0o600
+_WRITE: Final = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Staging:
@@ -35,11 +36,13 @@ class Staging:
             self._lock = take(self.root)
             try:
                 self.directory.mkdir(mode=0o700, exist_ok=True)
+                check_private(self.directory)
                 # The same artifact may be staged by chunks or by whole layers: not the same parts.
                 self._journal = Journal(self.directory / "journal", f"{artifact}/{parts}")
             except BaseException:
                 os.close(self._lock)
                 raise
+        self._discarded = False
         self._have = bytearray(parts)
         for number in self._journal.trusted:
             if number < parts:
@@ -57,7 +60,8 @@ class Staging:
     ) -> None:
         """Release the lock; what is staged stays for the next run unless it was discarded."""
         self._journal.close()
-        if not any(self._have):
+        # After a discard the area may be somebody else's already.
+        if not self._discarded and not any(self._have):
             shutil.rmtree(self.directory, ignore_errors=True)
             remove_if_empty(self.root)
         os.close(self._lock)
@@ -85,7 +89,7 @@ class Staging:
         for file, size in absent.items():
             path = self.path(file)
             with disk_errors("reserve space for", path):
-                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+                fd = os.open(path, _WRITE | os.O_CREAT | os.O_EXCL, _MODE)
                 try:
                     preallocate(fd, size)
                 except BaseException:
@@ -98,7 +102,7 @@ class Staging:
         """Put bytes in place (see Sink)."""
         # Opened each time: 1 % of writing a slice, and no table of descriptors to run out of.
         with disk_errors("write", self.path(file)):
-            fd = os.open(self.path(file), os.O_WRONLY | os.O_CLOEXEC)
+            fd = os.open(self.path(file), _WRITE)
             try:
                 rest = memoryview(data)
                 while rest:
@@ -111,7 +115,7 @@ class Staging:
         """Count a part (see Sink)."""
         # By the chunk, not by the slice: a third faster, because fewer calls wait for the disk.
         with disk_errors("write", self.path(part.file)):
-            fd = os.open(self.path(part.file), os.O_WRONLY | os.O_CLOEXEC)
+            fd = os.open(self.path(part.file), _WRITE)
             start_writeback(fd, part.offset, part.length)
             os.close(fd)
         with disk_errors("write the journal of", self.directory):
@@ -120,7 +124,7 @@ class Staging:
 
     def discard(self) -> None:
         """Remove everything that is staged for this target, and nothing else."""
-        self._have = bytearray(len(self._have))
+        self._discarded = True
         for entry in self.root.iterdir():
             if STAGED.fullmatch(entry.name):
                 shutil.rmtree(entry, ignore_errors=True)

@@ -5,8 +5,10 @@ until they are complete, and what is not a raw file is written twice.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +33,7 @@ from modelpack.transfer.stop import Stop
 _TREE: Final = "tree"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class WholeCheckout:
     """One artifact without a chunk index, on its way to a directory."""
 
@@ -41,15 +43,17 @@ class WholeCheckout:
     jobs: int
     stop: Stop = field(default_factory=Stop)
 
+    @cached_property
+    def _firsts(self) -> list[int]:
+        return list(accumulate((_count(layer.descriptor) for layer in self.layers), initial=0))
+
     @property
     def parts(self) -> int:
         """How many parts there are to stage."""
         return sum(_count(layer.descriptor) for layer in self.layers)
 
-    def stage(
-        self, staging: Staging, takes: Callable[[str], bool]
-    ) -> tuple[Moved, dict[str, Staged]]:
-        """Fetch, verify and unpack; returns what to place, by path, durable.
+    def stage(self, staging: Staging) -> tuple[Moved, dict[str, Staged]]:
+        """Fetch, verify and unpack; returns what may be placed, by path, durable.
 
         Raises IntegrityError naming the layer whose bytes are not its digest; HostilePath and its
         kin for layers that must not be unpacked.
@@ -67,18 +71,16 @@ class WholeCheckout:
                     blob, layer.descriptor.media_type, tree,
                     layer=layer.descriptor.digest, progress=progress,
                 )  # fmt: skip
-        staged = {path: entry for path, entry in _entries(tree).items() if takes(path)}
+        staged = _entries(tree)
         flush([entry.file for entry in staged.values() if entry.file], self.reporter, self.jobs)
         return Moved(received, 0), staged
 
     def _fetch(self, staging: Staging) -> int:
         blobs = tuple(layer.descriptor for layer in self.layers)
-        staging.forget(
-            part.number
-            for number in range(len(blobs))
-            for _, part in self._parts(number)
-            if not staging.path(number).exists() or not staging.path(number).stat().st_size
-        )
+        for number in range(len(blobs)):
+            path = staging.path(number)
+            if not path.exists() or not path.stat().st_size:
+                staging.forget(part.number for _, part in self._parts(number))
         staging.allocate({number: blob.size for number, blob in enumerate(blobs)})
         progress = self.reporter.bar("fetching")
         progress.expect(
@@ -95,8 +97,10 @@ class WholeCheckout:
             whole = without_ranges
 
     def _parts(self, number: int) -> Iterator[tuple[int, Part]]:
-        first = sum(_count(layer.descriptor) for layer in self.layers[:number])
-        return ((number, part) for part in slices(self.layers[number].descriptor, number, first))
+        return (
+            (number, part)
+            for part in slices(self.layers[number].descriptor, number, self._firsts[number])
+        )
 
     def _missing(self, staging: Staging, number: int) -> Iterator[tuple[int, Part]]:
         return (item for item in self._parts(number) if staging.missing(item[1].number))

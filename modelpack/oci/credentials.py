@@ -70,7 +70,7 @@ class DockerCredentials:
         InputError, DiskError.
         """
         path = docker_config()
-        config = _read(path)
+        config = _read_own(path)
         helper = _helper(config, registry)
         if helper:
             secret = credential.identity_token or credential.password
@@ -90,7 +90,7 @@ class DockerCredentials:
         What another program keeps elsewhere, podman in its auth.json, is left to it.
         """
         path = docker_config()
-        config = _read(path)
+        config = _read_own(path)
         helper = _helper(config, registry)
         known = helper is not None and helper.get(_server(registry)) is not None
         if helper and known:
@@ -118,6 +118,21 @@ def _files() -> Iterator[Path]:
     if runtime:
         yield Path(runtime) / "containers" / "auth.json"
     yield Path.home() / ".config" / "containers" / "auth.json"
+
+
+def _read_own(path: Path) -> dict[str, Any]:
+    """Read the file that is about to be replaced: what cannot be read must not be lost."""
+    try:
+        path.stat()
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read: {error.strerror}",
+            hint="make it yours, or set DOCKER_CONFIG to another directory",
+        ) from error
+    return _read(path)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 import re
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
+from urllib3.exceptions import LocationParseError
 from urllib3.response import BaseHTTPResponse
+from urllib3.util import parse_url
 
 from modelpack.oci.auth import Authenticator
 from modelpack.oci.headers import redacted
@@ -121,9 +123,12 @@ class Exchange:
             target = urljoin(url, location)
             parts = urlsplit(target)
             usable = parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0
-        except ValueError:
+            # Parsers differ over what a backslash and a second "@" mean: who is asked must be who
+            # the credentials are for.
+            usable = usable and _same_host(target, parts) and "@" not in parts.netloc
+        except (ValueError, LocationParseError):
             usable = False
-        if not usable or not target.isascii() or not target.isprintable():
+        if not usable or not target.isascii() or not target.isprintable() or "\\" in target:
             raise ProtocolViolation(f"{self.name}: sends us to {redacted(location)!r}")
         if not url.startswith("https:") or parts.scheme == "https":
             return target
@@ -141,6 +146,14 @@ class Exchange:
     def close(self) -> None:
         """Drop connections."""
         self.transport.close()
+
+
+def _same_host(url: str, parts: SplitResult) -> bool:
+    """Whether the library that connects reads the same host and port in an address."""
+    seen = parse_url(url)
+    return (seen.host or "").strip("[]").lower() == (parts.hostname or "") and (
+        seen.port == parts.port
+    )
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:

@@ -55,7 +55,12 @@ class Uploads:
                 _remove(partial)  # the file has changed: nobody will ask for these bytes again
                 raise
             with disk_errors("write", target):
-                os.fsync(fd)
+                try:
+                    os.fsync(fd)
+                except OSError:
+                    # Reported once; afterwards the page cache is not what the disk has.
+                    os.ftruncate(fd, 0)
+                    raise
                 partial.rename(target)
                 sync(target.parent)
 

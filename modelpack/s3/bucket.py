@@ -140,18 +140,21 @@ class Bucket:
         return SourceFile(path, key, entry["Size"], state)
 
     def _ignore_lines(self) -> list[str]:
+        what = f"{self.name}: {IGNORE_FILE}"
         try:
-            answer = self._client.get_object(
-                Bucket=self._bucket, Key=f"{self._prefix}{IGNORE_FILE}"
-            )
-            data: bytes = answer["Body"].read(_IGNORE_BYTES)
-            return data.decode().splitlines()
-        except ClientError as error:
-            if _status(error) in (403, 404):
-                return []
-            raise RegistryError(f"{self.name}: {error}") from error
-        except (BotoCoreError, UnicodeDecodeError) as error:
-            raise Unavailable(f"{self.name}: {IGNORE_FILE}: {error}") from error
+            with s3_errors(what):
+                answer = self._client.get_object(
+                    Bucket=self._bucket, Key=f"{self._prefix}{IGNORE_FILE}"
+                )
+                data: bytes = answer["Body"].read(_IGNORE_BYTES + 1)
+            lines = data.decode().splitlines()
+        except NotFound:
+            return []
+        except UnicodeDecodeError:
+            raise BadSource(f"{what}: is not UTF-8") from None
+        if len(data) > _IGNORE_BYTES:
+            raise BadSource(f"{what}: has more than {_IGNORE_BYTES} bytes")
+        return lines
 
 
 class _Stream:

@@ -4,6 +4,7 @@ Digests are over received bytes: a manifest is decoded for reading and never enc
 hashed. What we write ourselves is encoded once, with fixed key order and sorted annotations.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -88,19 +89,26 @@ def decode(data: bytes, what: str) -> Manifest | Index:
             raise BadManifest(f"{what}: has both 'manifests' and 'layers'")
         if "manifests" in shape:
             index = msgspec.json.decode(data, type=Index)
-            for entry in index.manifests:
-                _check(entry, what)
+            _check_all(index.manifests, limits.MANIFESTS, "manifests", what)
             return index
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadManifest(f"{what}: not an image manifest or index: {error}") from None
     except RecursionError:
         raise BadManifest(f"{what}: nested too deeply") from None
-    if len(manifest.layers) > limits.LAYERS_READ:
-        raise LimitExceeded(f"{what}: {len(manifest.layers)} layers; at most {limits.LAYERS_READ}")
-    for descriptor in (manifest.config, *manifest.layers):
-        _check(descriptor, what)
+    _check(manifest.config, what)
+    _check_all(manifest.layers, limits.LAYERS_READ, "layers", what)
+    total = sum(layer.size for layer in manifest.layers)
+    if total > limits.ARTIFACT_BYTES:
+        raise LimitExceeded(f"{what}: {total} bytes in all; at most {limits.ARTIFACT_BYTES}")
     return manifest
+
+
+def _check_all(descriptors: Sequence[Descriptor], most: int, noun: str, what: str) -> None:
+    if len(descriptors) > most:
+        raise LimitExceeded(f"{what}: {len(descriptors)} {noun}; at most {most}")
+    for descriptor in descriptors:
+        _check(descriptor, what)
 
 
 def encode(value: Manifest | Index) -> bytes:

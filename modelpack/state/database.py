@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE files (key BLOB PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE layers (key BLOB PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
@@ -20,6 +20,8 @@ CREATE TABLE homes (registry TEXT, digest TEXT, repository TEXT,
                     PRIMARY KEY (registry, digest, repository)) WITHOUT ROWID;
 CREATE TABLE placed (directory TEXT, path TEXT, stat BLOB NOT NULL, manifest TEXT NOT NULL,
                      PRIMARY KEY (directory, path)) WITHOUT ROWID;
+CREATE TABLE placing (directory TEXT, path TEXT, stat BLOB NOT NULL,
+                      PRIMARY KEY (directory, path)) WITHOUT ROWID;
 CREATE TABLE pulled (directory TEXT PRIMARY KEY, reference TEXT NOT NULL, digest TEXT NOT NULL,
                      chunk_index BLOB NOT NULL);
 """

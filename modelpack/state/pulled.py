@@ -30,6 +30,10 @@ class Pulled:
             return None
         return LastPull(str(rows[0][0]), str(rows[0][1]), rows[0][2])
 
+    def drop(self, directory: Path) -> None:
+        """Forget the last pull: what is there now cannot be verified without the registry."""
+        self._database.write("DELETE FROM pulled WHERE directory=?", key_of(directory))
+
     def put(self, directory: Path, pull: LastPull) -> None:
         """Remember a pull."""
         self._database.write(

@@ -38,15 +38,17 @@ def read_blob(source: BlobSource, blob: Descriptor, limit: int) -> bytes:
 def read_range(source: BlobSource, blob: Descriptor, offset: int, length: int) -> bytes:
     """Read a range, continuing after errors that are not permanent; nothing is verified."""
     data = bytearray()
-    failures = 0
+    failures = counted = 0
     while len(data) < length:
-        before = len(data)
         try:
             with source.open(blob, offset + len(data), length - len(data)) as stream:
                 while len(data) < length and (part := stream.read(min(MIB, length - len(data)))):
                     data += part
         except ModelpackError as error:
-            failures = 1 if len(data) > before else failures + 1
+            # A source that sends a byte at a time is not getting anywhere.
+            if len(data) - counted >= min(MIB, length // TRIES + 1):
+                failures, counted = 0, len(data)
+            failures += 1
             if error.permanent or failures >= TRIES:
                 raise
             time.sleep(pause(error, failures))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from modelpack.checkout.artifact import Artifact, read_artifact
 from modelpack.chunks.table import ChunkTable, TableCache
 from modelpack.formats.detect import read_header
 from modelpack.formats.facts import Facts, model_facts, parse_config
@@ -18,7 +19,6 @@ from modelpack.spec.registry import Repository
 from modelpack.spec.tensors import TensorFile
 from modelpack.transfer.crew import work
 from modelpack.transfer.file import open_file
-from modelpack.verbs.artifact import Artifact, read_artifact
 from modelpack.verbs.session import Session
 
 

@@ -73,7 +73,7 @@ def copy(source: Reference, destination: Reference, session: Session) -> CopyRes
         moved.expect(sum(blob.size for blob in blobs.values()))
 
         def transfer(blob: Descriptor) -> None:
-            if goal.stat_blob(blob.digest) is not None or any(
+            if goal.stat_blob(blob.digest) == blob.size or any(
                 goal.mount_blob(blob, home) for home in homes.of(blob.digest)
             ):
                 moved.expect(-blob.size)
@@ -107,7 +107,7 @@ def _manifests(
     if isinstance(manifest, Index):
         if depth:
             raise InputError(f"{origin.name}@{descriptor.digest}: an index inside an index")
-        for entry in manifest.manifests:
+        for entry in {one.digest: one for one in manifest.manifests}.values():
             try:
                 child, raw = origin.manifest(str(Digest.parse(entry.digest)))
             except NotFound as error:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from modelpack.checkout.artifact import Artifact, read_artifact
 from modelpack.formats.facts import estimated_vram
 from modelpack.pack.build import facts_annotations
 from modelpack.pack.plan import PackPlan, make_plan
@@ -12,7 +13,6 @@ from modelpack.pack.walk import Directory
 from modelpack.spec.kinds import layer_plan
 from modelpack.spec.reference import Reference
 from modelpack.spec.tensors import TensorFile
-from modelpack.verbs.artifact import Artifact, read_artifact
 from modelpack.verbs.contents import Contents, artifact_contents, is_directory
 from modelpack.verbs.session import Session
 

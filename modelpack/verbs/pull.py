@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from modelpack.checkout.area import beside, clear_leftovers
+from modelpack.checkout.area import beside
+from modelpack.checkout.artifact import Artifact, read_artifact
 from modelpack.checkout.indexed import Finder, IndexedCheckout, Moved
 from modelpack.checkout.place import Staged, Target
 from modelpack.checkout.reuse import files_below
@@ -28,7 +29,6 @@ from modelpack.spec.reference import Reference
 from modelpack.spec.registry import Repository
 from modelpack.state.placed import Placed
 from modelpack.state.pulled import LastPull, Pulled
-from modelpack.verbs.artifact import Artifact, read_artifact
 from modelpack.verbs.session import Session
 
 
@@ -78,15 +78,17 @@ def pull(
         artifact = read_artifact(repository, reference.target, options.platform)
         run = _Pull(artifact, repository, directory, target, session, options)
         try:
-            moved, files, total, removed = (
-                run.indexed(takes) if artifact.index else run.whole(takes)
-            )
+            index = artifact.index
+            moved, files, total, removed = run.indexed(takes) if index else run.whole(takes)
         except _IndexLies:
+            index = None
             moved, files, total, removed = run.whole(takes)
     name = str(reference.at(artifact.digest))
-    if artifact.index:
-        last = LastPull(name, str(artifact.digest), artifact.index.encode())
-        Pulled(session.database).put(directory, last)
+    pulled = Pulled(session.database)
+    if index:
+        pulled.put(directory, LastPull(name, str(artifact.digest), index.encode()))
+    else:
+        pulled.drop(directory)
     return PullResult(
         reference=name,
         digest=str(artifact.digest),
@@ -95,7 +97,7 @@ def pull(
         bytes_reused=moved.reused,
         seconds=round(time.monotonic() - started, 3),
         files=files,
-        chunks=len(artifact.index) if artifact.index else 0,
+        chunks=len(index) if index else 0,
         removed=removed,
     )
 
@@ -132,16 +134,19 @@ class _Pull:
         checkout = IndexedCheckout(
             index, self.artifact.layers, tables, self.session.reporter, self.session.jobs
         )
-        kept = checkout.kept(files, self.target)
-        wanted = [number for number in files if number not in kept]
         paths = [file.path for file in index.files]
-        self.target.check(paths[number] for number in wanted)
         total = sum(index.files[number].size for number in files)
-        in_place = sum(index.files[number].size for number in kept)
-        if not wanted:
-            clear_leftovers(self.directory)
-            return Moved(0, in_place), len(files), total, self.target.remove_stale(paths)
+        # Held before anything is looked at: what is in place stays so until this pull is over.
         with Staging(beside(self.directory), self.artifact.digest, len(index)) as staging:
+            kept = checkout.kept(files, self.target)
+            wanted = [number for number in files if number not in kept]
+            self.target.check(paths[number] for number in wanted)
+            in_place = sum(index.files[number].size for number in kept)
+            self.target.settle(paths[number] for number in kept)
+            if not wanted:
+                removed = self.target.remove_stale(paths)
+                staging.discard()
+                return Moved(0, in_place), len(files), total, removed
             try:
                 moved = checkout.stage(wanted, staging, self.repository, self._found(paths))
                 self._check_unsigned(index, files, kept, staging)
@@ -169,10 +174,12 @@ class _Pull:
         self.target.check(layer.path for layer in raw if layer.form == "raw")
         with Staging(beside(self.directory), self.artifact.digest, checkout.parts) as staging:
             try:
-                moved, staged = checkout.stage(staging, takes)
-                self._require_files(len(staged), len(staged))
+                moved, every = checkout.stage(staging)
+                staged = {path: entry for path, entry in every.items() if takes(path)}
+                self._require_files(len(staged), len(every))
                 total = sum(s.file.stat().st_size for s in staged.values() if s.file)
-                removed = self._place(staged, list(staged), staging)
+                keep = [*every, *(layer.path for layer in layers if layer.form == "raw")]
+                removed = self._place(staged, keep, staging)
             except (ArtifactError, NotFound):
                 # It will be just as hostile next time: keep nothing of it.
                 staging.discard()

@@ -87,13 +87,13 @@ def push(source: str, reference: Reference, session: Session, options: PushOptio
         check_complete(origin, plan)
     _check_limits(plan, reference, options)
     with session.repository(reference) as repository:
-        present = _present(repository, reference)
         publisher = _Publisher(origin, repository, reference, session, options)
         digests = publisher.layers(plan)
         built, beside = _build(plan, digests, reference, options)
         for blob in (*built.companions, *(beside[1] if beside else ())):
             publisher.put(blob.blob, blob)
-        if present != built.digest.hex:
+        # Asked now: somebody may have moved the tag since.
+        if _present(repository, reference) != built.digest.hex:
             repository.put_manifest(built.manifest, media.OCI_MANIFEST, reference.target)
         if beside:
             repository.put_manifest(beside[0], media.OCI_MANIFEST)

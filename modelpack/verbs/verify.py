@@ -5,16 +5,19 @@ from pathlib import Path
 
 import msgspec
 
+from modelpack.checkout.artifact import read_artifact
+from modelpack.checkout.whole import verify_blob
 from modelpack.chunks.table import digest_chunks
 from modelpack.pack.walk import Directory
 from modelpack.select.patterns import Selection
 from modelpack.spec.digest import Digest
-from modelpack.spec.errors import InputError, Unsupported
+from modelpack.spec.errors import InputError, IntegrityError, Unsupported
 from modelpack.spec.index import ChunkIndex, decode
+from modelpack.spec.manifest import Descriptor
+from modelpack.spec.progress import QUIET
 from modelpack.spec.reference import Reference
 from modelpack.state.pulled import Pulled
 from modelpack.transfer.crew import work
-from modelpack.verbs.artifact import read_artifact
 from modelpack.verbs.session import Session
 
 
@@ -55,7 +58,7 @@ def verify(
     directory = directory.resolve()
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory")
-    index, digest, name = _published(directory, session, reference)
+    index, digest, name, unsigned = _published(directory, session, reference)
     takes = Selection(include, exclude).takes
     chosen = [number for number, file in enumerate(index.files) if takes(file.path)]
     progress = session.reporter.bar("verifying")
@@ -66,6 +69,8 @@ def verify(
     def check(number: int) -> None:
         file = index.files[number]
         problem = _compare(directory / file.path, index, number)
+        if not problem and unsigned:
+            problem = _compare_whole(directory / file.path, file.path, unsigned[file.layer])
         if problem:
             bad[file.path] = problem
         if not problem or problem.bytes_wrong:
@@ -89,7 +94,8 @@ def verify(
 
 def _published(
     directory: Path, session: Session, reference: Reference | None
-) -> tuple[ChunkIndex, Digest, str]:
+) -> tuple[ChunkIndex, Digest, str, tuple[Descriptor, ...]]:
+    """Return what was published; the layers, too, where nothing vouches for the index."""
     if reference is None:
         known = Pulled(session.database).get(directory)
         if known is None:
@@ -97,7 +103,7 @@ def _published(
                 f"{directory}: no pull into it is remembered here",
                 hint=f"name what it should be: modelpack verify {directory} REFERENCE",
             )
-        return decode(known.index), Digest.parse(known.digest), known.reference
+        return decode(known.index), Digest.parse(known.digest), known.reference, ()
     with session.repository(reference) as repository:
         artifact = read_artifact(repository, reference.target)
     if artifact.index is None:
@@ -105,7 +111,17 @@ def _published(
             f"{reference}: has no chunk index to compare with",
             hint="pull it into another directory and compare the two",
         )
-    return artifact.index, artifact.digest, str(reference.at(artifact.digest))
+    unsigned = () if artifact.index_signed else artifact.layers
+    return artifact.index, artifact.digest, str(reference.at(artifact.digest)), unsigned
+
+
+def _compare_whole(path: Path, name: str, layer: Descriptor) -> BadFile | None:
+    """Compare a file with the layer that it is; the index beside may say anything."""
+    try:
+        verify_blob(path, layer, str(path), QUIET)
+    except IntegrityError:
+        return BadFile(name, f"is not {layer.digest}", layer.size)
+    return None
 
 
 def _compare(path: Path, index: ChunkIndex, number: int) -> BadFile | None:

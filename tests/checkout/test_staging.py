@@ -163,3 +163,32 @@ def test_a_torn_record_is_dropped(tmp_path):
     again = Journal(tmp_path / "journal", "x")
     assert list(again.trusted) == [1, 2]
     again.close()
+
+
+def test_a_torn_record_hides_what_follows_it(tmp_path):
+    """A full disk may write a part of a record: nothing after it is taken for complete."""
+    path = tmp_path / "journal"
+    journal = Journal(path, "x")
+    for number in (1, 2, 3):
+        journal.add(number)
+    journal.close()
+    journal.add(4)
+    data = path.read_bytes()
+    path.write_bytes(data[:-13] + data[-8:])
+    again = Journal(path, "x")
+    assert list(again.trusted) == [1]
+    again.add(9)
+    again.close()
+    assert list(Journal(path, "x").trusted) == [1, 9]
+
+
+def test_a_short_write_ends_the_journal(tmp_path, monkeypatch):
+    """It is the disk that is full, and nothing more is recorded."""
+    journal = Journal(tmp_path / "journal", "x")
+    journal.add(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: len(data) - 1)
+        with pytest.raises(OSError, match="No space left"):
+            journal.add(2)
+    journal.add(3)
+    assert list(Journal(tmp_path / "journal", "x").trusted) == [1]

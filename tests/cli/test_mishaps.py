@@ -156,10 +156,10 @@ def test_control_c_while_starting(tmp_path):
 def test_a_damaged_memory_is_replaced(layout, tmp_path):
     """A state file that is no database costs nothing but what it remembered."""
     cache = os.path.join(os.environ["XDG_CACHE_HOME"], "modelpack")
-    with open(os.path.join(cache, "state-v1.sqlite"), "wb") as file:
+    with open(os.path.join(cache, "state-v2.sqlite"), "wb") as file:
         file.write(os.urandom(10_000))
     for name in os.listdir(cache):
-        if name != "state-v1.sqlite":
+        if name != "state-v2.sqlite":
             os.unlink(os.path.join(cache, name))
     run("pull", layout, tmp_path / "out")
     run("pull", layout, tmp_path / "out")

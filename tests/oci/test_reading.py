@@ -94,11 +94,18 @@ def test_a_store_that_has_gone(remote):
         "http://[::1",
         "http://h:0/",
         "http://h\x01/",
+        "http://user:secret@h/x",
+        "http://other.example\\@{host}/x",
+        "http://other.example\\{host}/x",
+        "http://{host}\\@other.example/x",
     ],
 )
 def test_redirects_to_nowhere(remote, location):
     """A redirect must lead to an address of the web, without secrets in the error."""
-    with scripted(lambda asked: Say(307, {"Location": location})) as server:
+    def answer(asked):
+        return Say(307, {"Location": location.replace("{host}", asked.headers["Host"])})
+
+    with scripted(answer) as server:
         with pytest.raises(ProtocolViolation) as caught:
             read(remote(server.host), BLOB)
         assert len(server.asked) <= 6

@@ -13,7 +13,7 @@ from modelpack.spec.errors import (
     RegistryError,
 )
 from modelpack.spec.index import ChunkIndex, decode
-from modelpack.spec.kinds import Kind, classify, pick
+from modelpack.spec.kinds import Kind, classify, layer_plan, pick
 from modelpack.spec.manifest import Descriptor, Index, Manifest
 from modelpack.spec.manifest import decode as decode_manifest
 from modelpack.spec.registry import Repository
@@ -66,7 +66,7 @@ def read_artifact(repository: Repository, target: str, platform: str = "") -> Ar
     kind = classify(manifest)
     signed = index is not None
     if index is None and kind is Kind.MODELPACK:
-        index = _index_beside(repository, descriptor, layers)
+        index = _index_beside(repository, descriptor, manifest, layers)
     return Artifact(descriptor, manifest, kind, layers, index, signed)
 
 
@@ -92,7 +92,10 @@ def _inner_index(
 
 
 def _index_beside(
-    repository: Repository, subject: Descriptor, layers: tuple[Descriptor, ...]
+    repository: Repository,
+    subject: Descriptor,
+    subject_manifest: Manifest,
+    layers: tuple[Descriptor, ...],
 ) -> ChunkIndex | None:
     """Read the index that refers to a ModelPack artifact; anything wrong with it is no loss."""
     try:
@@ -101,11 +104,18 @@ def _index_beside(
             manifest = decode_manifest(data, f"{repository.name}@{referrer.digest}")
             if isinstance(manifest, Manifest) and len(manifest.layers) == 1:
                 index = decode(read_blob(repository, manifest.layers[0], limits.INDEX_BYTES))
-                if _speaks_of(index, layers):
+                if _speaks_of(index, layers) and _names_as(index, subject_manifest):
                     return index
     except (ArtifactError, IntegrityError, NotFound, RegistryError):
         return None
     return None
+
+
+def _names_as(index: ChunkIndex, manifest: Manifest) -> bool:
+    """Whether an index that nothing vouches for names the files as the manifest does."""
+    named = [(layer.form, [file.path for file in layer.files]) for layer in index.header.layers]
+    said = [(plan.form, [plan.path]) for plan in layer_plan(manifest)]
+    return not index.header.codec and named == said and all(form == "raw" for form, _ in named)
 
 
 def _speaks_of(index: ChunkIndex, layers: tuple[Descriptor, ...]) -> bool:
