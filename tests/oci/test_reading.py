@@ -102,6 +102,7 @@ def test_a_store_that_has_gone(remote):
 )
 def test_redirects_to_nowhere(remote, location):
     """A redirect must lead to an address of the web, without secrets in the error."""
+
     def answer(asked):
         return Say(307, {"Location": location.replace("{host}", asked.headers["Host"])})
 
