@@ -1,0 +1,1 @@
+"""What callers of the daemon see: values and errors. No I/O."""

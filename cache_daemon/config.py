@@ -1,0 +1,87 @@
+"""Settings: flags > environment > file > defaults; frozen after start."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+
+class Settings(BaseSettings):
+    """What an operator decides. Environment variables are MODELPACK_CACHE_<NAME>."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MODELPACK_CACHE_",
+        frozen=True,
+        extra="forbid",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_prog_name="modelpack-cache-daemon",
+        cli_hide_none_type=True,
+    )
+
+    root: Path = Field(Path("/var/lib/modelpack"), description="where models are kept")
+    socket: Path = Field(Path("/run/modelpack/cache.sock"), description="control API for this node")
+    listen: str = Field(
+        "", description="HOST:PORT of the control API for the cluster; off if empty"
+    )
+    token_file: Path | None = Field(
+        None, description="file with the token that --listen demands as Authorization: Bearer"
+    )
+    registries: list[str] = Field(
+        [], description="allowed registries, HOST[:PORT][/PREFIX]; empty allows all public ones"
+    )
+    layouts: list[Path] = Field([], description="directories below which oci:DIR is allowed")
+    plain_http: bool = Field(False, description="speak HTTP to registries that are not loopback")
+    ca_file: Path | None = Field(None, description="additional certificate authority")
+    slots: int = Field(
+        2, ge=1, le=64, description="fetches at a time, besides one for waiting pods"
+    )
+    jobs: int = Field(4, ge=1, le=64, description="connections per fetch")
+    keep_free: float = Field(
+        0.18,
+        ge=0,
+        lt=1,
+        description="share of the disk that stays free, above kubelet's thresholds",
+    )
+    most: int = Field(0, ge=0, description="bytes that the cache may take at most; 0 for no bound")
+    grace_seconds: float = Field(
+        60.0, ge=0, description="how long a fetch goes on after the last waiter left"
+    )
+
+    @model_validator(mode="after")
+    def _listening_needs_a_token(self) -> Self:
+        if self.listen and self.token_file is None:
+            raise ValueError("listen needs token_file: the cluster is not trusted without it")
+        host, _, port = self.listen.rpartition(":")
+        if self.listen and not (host and port.isdigit() and int(port) < 1 << 16):
+            raise ValueError(f"listen is {self.listen!r}; expected HOST:PORT")
+        return self
+
+    print_config: bool = Field(False, description="print the settings and exit")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags and arguments first, then the environment, then /etc/modelpack/cache.toml."""
+        file = TomlConfigSettingsSource(settings_cls, Path("/etc/modelpack/cache.toml"))
+        return init_settings, env_settings, file
+
+
+def read_token(path: Path) -> SecretStr:
+    """Read the token of the cluster; one line, at least 16 characters."""
+    token = path.read_text().strip()
+    if len(token) < 16 or not token.isascii() or not token.isprintable():
+        raise ValueError(f"{path}: expected one line of at least 16 printable characters")
+    return SecretStr(token)

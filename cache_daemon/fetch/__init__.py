@@ -1,0 +1,1 @@
+"""How models come to the node: resolved, joined, queued, fetched, published."""

@@ -1,0 +1,194 @@
+"""From a resolved artifact to a snapshot in the store, by the engine of `modelpack`."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache_daemon.api.values import Snapshot, StoredFile
+from cache_daemon.fetch.request import Wanted
+from cache_daemon.store.files import file_id
+from cache_daemon.store.store import Store
+from modelpack.checkout.indexed import IndexedCheckout, Moved
+from modelpack.checkout.place import Staged
+from modelpack.checkout.reuse import Local, Place
+from modelpack.checkout.staging import Staging
+from modelpack.checkout.whole import WholeCheckout, verify_blob
+from modelpack.chunks.cut import CHUNK_SIZE, cut
+from modelpack.chunks.table import TableCache, digest_chunks
+from modelpack.spec.errors import IntegrityError
+from modelpack.spec.index import ChunkIndex, decode
+from modelpack.spec.kinds import layer_plan
+from modelpack.spec.progress import QUIET, Reporter
+from modelpack.spec.registry import Repository
+from modelpack.state.database import Database
+from modelpack.state.digests import DigestCache
+from modelpack.transfer.stop import Stop
+
+_ALGORITHM = "blake3"
+
+
+@dataclass(frozen=True, slots=True)
+class Fetcher:
+    """Fetches one model at a time into the store; `jobs` connections each."""
+
+    store: Store
+    jobs: int = 4
+
+    def fetch(self, wanted: Wanted, reporter: Reporter, stop: Stop) -> Snapshot:
+        """Bring the model here, verified and durable, or raise what was in the way.
+
+        Interrupted at any instant, the next call continues. Raises NoSpace before a byte is
+        fetched, and the error that `stop` was set with.
+        """
+        if self.store.has(wanted.key):
+            return self.store.snapshot(wanted.key)
+        repository = wanted.open(wanted.reference)
+        try:
+            run = _Fetch(wanted, self.store, repository, reporter, stop, self.jobs)
+            return run.indexed() if wanted.artifact.index else run.whole()
+        finally:
+            self.store.end(wanted.key)
+            repository.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetch:
+    wanted: Wanted
+    store: Store
+    repository: Repository
+    reporter: Reporter
+    stop: Stop
+    jobs: int
+
+    def indexed(self) -> Snapshot:
+        wanted, index = self.wanted, self.wanted.artifact.index
+        assert index is not None  # noqa: S101  # the caller asked
+        started = time.monotonic()
+        ids = {number: wanted.id_of(number) for number in wanted.files}
+        self.store.begin(wanted.key, ids.values())
+        here = self._in_domain()
+        absent = [n for n in wanted.files if ids[n] not in here]
+        files = tuple(
+            StoredFile(index.files[n].path, ids[n], index.files[n].size) for n in wanted.files
+        )
+        known = sum(index.files[n].size for n in wanted.files if ids[n] in here)
+        needed = sum(index.files[n].size for n in absent)
+        self.store.reserve(wanted.key, needed)
+        tables = TableCache(
+            DigestCache(Database(None)), index.header.algorithm, index.header.chunk_size
+        )
+        checkout = IndexedCheckout(
+            index, wanted.artifact.layers, tables, self.reporter, self.jobs, self.stop
+        )
+        area = self.store.partial(wanted.key)
+        with Staging(area, wanted.artifact.digest, len(index)) as staging:
+            try:
+                moved = checkout.stage(absent, staging, self.repository, self._find(index, here))
+                self._check_unsigned(index, absent, staging)
+            except IntegrityError:
+                if not wanted.artifact.index_signed:
+                    staging.discard()
+                raise
+            self.store.settle(wanted.key)
+            snapshot = self._snapshot(files, Moved(moved.received, moved.reused + known), started)
+            staged = {ids[number]: staging.path(number) for number in absent}
+            self.store.publish(snapshot, staged, index.encode())
+            staging.discard()
+        return snapshot
+
+    def whole(self) -> Snapshot:
+        """Fetch what has no index: whole layers by SHA-256, unpacked."""
+        wanted = self.wanted
+        started = time.monotonic()
+        layers = layer_plan(wanted.artifact.manifest)
+        layers = [one for one in layers if one.form != "raw" or wanted.takes(one.path)]
+        # A compressed layer grows; what it grows to is known, and checked, when it is unpacked.
+        self.store.begin(wanted.key, ())
+        self.store.reserve(wanted.key, 2 * sum(one.descriptor.size for one in layers))
+        checkout = WholeCheckout(layers, self.repository, self.reporter, self.jobs, self.stop)
+        area = self.store.partial(wanted.key)
+        with Staging(area, wanted.artifact.digest, checkout.parts) as staging:
+            moved, every = checkout.stage(staging)
+            entries = {path: entry for path, entry in every.items() if wanted.takes(path)}
+            self.store.settle(wanted.key)
+            files = tuple(_stored(path, entry) for path, entry in sorted(entries.items()))
+            staged = {one.id: entries[one.path].file for one in files if one.id}
+            snapshot = self._snapshot(files, moved, started)
+            self.store.publish(snapshot, _present(staged), None)
+            staging.discard()
+        return snapshot
+
+    def _in_domain(self) -> dict[str, Snapshot]:
+        """Return the files that may be linked without receiving them, each with a snapshot."""
+        return {
+            id_: snapshot
+            for snapshot in self.store.snapshots()
+            if snapshot.domain == self.wanted.domain
+            for id_ in snapshot.ids
+        }
+
+    def _find(self, index: ChunkIndex, here: Mapping[str, Snapshot]) -> "_Neighbours":
+        donors = {snapshot.key: snapshot for snapshot in here.values()}
+        return _Neighbours(self.store, list(donors.values()), index.header.algorithm)
+
+    def _check_unsigned(self, index: ChunkIndex, files: list[int], staging: Staging) -> None:
+        if self.wanted.artifact.index_signed:
+            return
+        for number in files:
+            layer = self.wanted.artifact.layers[index.files[number].layer]
+            verify_blob(staging.path(number), layer, self.repository.name, QUIET)
+
+    def _snapshot(self, files: tuple[StoredFile, ...], moved: Moved, started: float) -> Snapshot:
+        wanted = self.wanted
+        return Snapshot(
+            key=wanted.key,
+            reference=wanted.name,
+            repository=wanted.reference.name,
+            digest=str(wanted.artifact.digest),
+            domain=wanted.domain,
+            files=files,
+            bytes_total=sum(file.size for file in files),
+            bytes_fetched=moved.received,
+            bytes_reused=moved.reused,
+            fetch_seconds=round(time.monotonic() - started, 3),
+            created=round(time.time(), 3),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Neighbours:
+    """Knows the chunks of other snapshots of the same domain without reading their files."""
+
+    store: Store
+    snapshots: list[Snapshot]
+    algorithm: str
+
+    def __call__(self, local: Local) -> None:
+        for snapshot in self.snapshots:
+            data = self.store.index(snapshot.key)
+            if data is None:
+                continue
+            index = decode(data)
+            if index.header.algorithm != self.algorithm:
+                continue
+            ids = {file.path: file.id for file in snapshot.files}
+            for file in index.files:
+                if file.path in ids:
+                    path = self.store.files.path(ids[file.path])
+                    for chunk in index.chunks(file):
+                        local.add(chunk.digest, Place(path, chunk.offset, chunk.length))
+
+
+def _stored(path: str, entry: Staged) -> StoredFile:
+    if entry.file is None:
+        return StoredFile(path, "", 0, entry.link)
+    size = entry.file.stat().st_size
+    lengths = cut(size, None, CHUNK_SIZE)
+    with entry.file.open("rb") as file:
+        digests = digest_chunks(file.fileno(), lengths, _ALGORITHM)
+    return StoredFile(path, file_id(_ALGORITHM, size, lengths, digests), size)
+
+
+def _present(staged: Mapping[str, Path | None]) -> dict[str, Path]:
+    return {id_: path for id_, path in staged.items() if path is not None}

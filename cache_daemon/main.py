@@ -1,0 +1,156 @@
+"""The process: settings, the store, the API on its sockets, and an end that loses nothing."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hmac import compare_digest
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from pydantic import SecretStr, ValidationError
+from pydantic_settings import CliApp
+
+from cache_daemon.config import Settings, read_token
+from cache_daemon.fetch.access import Access, Policy
+from cache_daemon.fetch.fetcher import Fetcher
+from cache_daemon.fetch.node import Node
+from cache_daemon.fetch.queue import Queue
+from cache_daemon.serve.app import create
+from cache_daemon.space.room import Limits
+from cache_daemon.store.store import Store
+from modelpack.disk.heap import keep_freed_memory
+from modelpack.oci.settings import ConnectSettings
+from modelpack.spec.errors import ModelpackError
+
+_log = logging.getLogger("cache_daemon")
+
+
+def main() -> None:
+    """Run the daemon until SIGTERM.
+
+    Exit codes: 0, 1 where the store or a socket cannot be used, 2 for settings that make no sense.
+    """
+    try:
+        settings = CliApp.run(Settings)
+    except ValidationError as error:
+        for one in error.errors():
+            where = ".".join(str(part) for part in one["loc"])
+            sys.stderr.write(f"modelpack-cache-daemon: {where}: {one['msg']}\n")
+        sys.exit(2)
+    if settings.print_config:
+        sys.stdout.write(settings.model_dump_json(indent=2, exclude={"print_config"}) + "\n")
+        return
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    keep_freed_memory()
+    try:
+        token = read_token(settings.token_file) if settings.token_file else None
+        node = open_node(settings)
+        app = create(node)
+        sockets = [(app, _unix_socket(settings.socket))]
+        if settings.listen and token is not None:
+            sockets.append((_guarded(app, token), _tcp_socket(settings.listen)))
+    except (ModelpackError, OSError, ValueError) as error:
+        hint = getattr(error, "hint", "")
+        sys.stderr.write(f"modelpack-cache-daemon: {error}\n")
+        sys.stderr.write(f"  next: {hint}\n" if hint else "")
+        sys.exit(1)
+    _log.info("serving socket=%s listen=%s", settings.socket, settings.listen or "-")
+    try:
+        asyncio.run(_serve(sockets))
+    finally:
+        settings.socket.unlink(missing_ok=True)
+        node.close()
+
+
+def open_node(settings: Settings) -> Node:
+    """Open the store and connect it with the registries; raises BadStore, DiskError."""
+    store = Store(settings.root, Limits(settings.keep_free, settings.most))
+    policy = Policy(tuple(settings.registries), tuple(settings.layouts))
+    connect = ConnectSettings(plain_http=settings.plain_http, ca_file=settings.ca_file)
+    queue = Queue(
+        Fetcher(store, settings.jobs), slots=settings.slots, grace_seconds=settings.grace_seconds
+    )
+    _log.info("store opened root=%s models=%d", settings.root, len(store.snapshots()))
+    return Node(store, Access(policy, connect), queue)
+
+
+async def _serve(sockets: list[tuple[FastAPI, socket.socket]]) -> None:
+    servers = [_server(app) for app, _ in sockets]
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        for server in servers:
+            server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    await asyncio.gather(
+        *(server.serve([bound]) for server, (_, bound) in zip(servers, sockets, strict=True))
+    )
+
+
+def _unix_socket(path: Path) -> socket.socket:
+    """Bind with its final mode: nobody may connect in between."""
+    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    bound = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o117)
+    try:
+        bound.bind(str(path))
+    finally:
+        os.umask(before)
+    return bound
+
+
+def _tcp_socket(listen: str) -> socket.socket:
+    host, _, port = listen.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host.strip("[]"), int(port)), family=family)
+
+
+class _Server(uvicorn.Server):
+    """Signals are ours: there are several servers in this process."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Do nothing."""
+        yield
+
+
+def _server(app: FastAPI) -> uvicorn.Server:
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        loop="asyncio",
+        timeout_graceful_shutdown=3,
+        timeout_keep_alive=30,
+        lifespan="off",
+        access_log=False,
+    )
+    return _Server(config)
+
+
+def _guarded(app: FastAPI, token: SecretStr) -> FastAPI:
+    """Wrap the application for TCP: everything but liveness needs the token."""
+    outer = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    expected = f"Bearer {token.get_secret_value()}"
+
+    @outer.middleware("http")
+    async def check(request: Request, call_next):  # type: ignore[no-untyped-def]  # noqa: ANN202, ANN001
+        given = request.headers.get("Authorization", "")
+        if request.url.path != "/v1/live" and not compare_digest(given.encode(), expected.encode()):
+            return Response("a token is needed\n", 401, {"WWW-Authenticate": "Bearer"})
+        return await call_next(request)
+
+    outer.mount("", app)
+    return outer
+
+
+if __name__ == "__main__":
+    main()

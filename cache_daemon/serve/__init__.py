@@ -1,0 +1,1 @@
+"""The daemon over HTTP: control API, metrics. FastAPI lives here and nowhere else."""

@@ -1,0 +1,1 @@
+"""How much may be kept, and what goes first. Pure."""

@@ -1,0 +1,40 @@
+"""How many bytes the cache may take on a disk that it shares."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """What statvfs says, in bytes and inodes."""
+
+    total: int
+    free: int
+    inodes: int
+    inodes_free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Where the cache stops.
+
+    kubelet evicts pods at 10 % free (nodefs) or 15 % (imagefs) and removes images at 85 % used: a
+    cache must never be the reason. `keep_free` is a share of the disk that stays free whatever
+    happens, `most` an absolute bound in bytes, 0 for none.
+    """
+
+    keep_free: float = 0.18
+    most: int = 0
+    inodes_free: float = 0.07
+
+
+def room(disk: Disk, used: int, unwritten: int, limits: Limits) -> int:
+    """Return how many bytes more may be taken; negative where too much is taken already.
+
+    `used` is what the cache holds and is fetching, `unwritten` what of it is not on the disk yet.
+    """
+    by_disk = disk.free - int(disk.total * limits.keep_free) - unwritten
+    if disk.inodes and disk.inodes_free < disk.inodes * limits.inodes_free:
+        by_disk = min(by_disk, 0)
+    if limits.most:
+        return min(by_disk, limits.most - used)
+    return by_disk

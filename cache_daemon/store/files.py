@@ -1,0 +1,79 @@
+"""Complete files, one copy per content, under ids that this node computed over their bytes."""
+
+import hashlib
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from modelpack.disk.durable import sync
+from modelpack.disk.errors import disk_errors
+
+
+def file_id(algorithm: str, size: int, lengths: Sequence[int], digests: bytes) -> str:
+    """Return the id of a file: the SHA-256 of its chunk list.
+
+    Whoever calls this has verified every chunk, or is only asking whether the file is here.
+    """
+    hasher = hashlib.sha256(f"modelpack file 1 {algorithm} {size}\n".encode())
+    hasher.update(array("I", lengths).tobytes())
+    hasher.update(digests)
+    return hasher.hexdigest()
+
+
+class Files:
+    """The files of the store. Its caller sees to it that nothing is adopted while it collects."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def path(self, id_: str) -> Path:
+        """Return where the file with this id is, or would be."""
+        return self._root / id_[:2] / id_
+
+    def has(self, id_: str, size: int) -> bool:
+        """Whether the file is here, in the size it must have."""
+        try:
+            return self.path(id_).stat().st_size == size
+        except FileNotFoundError:
+            return False
+
+    def adopt(self, staged: Path, id_: str) -> None:
+        """Take in a staged file, which is complete, verified and durable.
+
+        The staged name stays, so that a crash before the snapshot exists loses nothing.
+        """
+        path = self.path(id_)
+        with disk_errors("keep", path):
+            staged.chmod(0o444)
+            if not path.parent.exists():
+                path.parent.mkdir(mode=0o700, exist_ok=True)
+                sync(path.parent.parent)
+            with suppress(FileExistsError):
+                os.link(staged, path)
+                sync(path.parent)
+
+    def all(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Yield the id and the stat of every file."""
+        for directory in os.scandir(self._root):
+            with os.scandir(directory.path) as entries:
+                for entry in entries:
+                    yield entry.name, entry.stat(follow_symlinks=False)
+
+    def collect(self, ids: Iterable[str]) -> int:
+        """Remove those of the files that no snapshot links to; returns the bytes freed."""
+        freed = 0
+        touched: set[Path] = set()
+        for id_ in ids:
+            path = self.path(id_)
+            with disk_errors("remove", path), suppress(FileNotFoundError):
+                status = path.stat()
+                if status.st_nlink == 1:
+                    path.unlink()
+                    touched.add(path.parent)
+                    freed += status.st_size
+        for directory in touched:
+            with disk_errors("sync", directory):
+                sync(directory)
+        return freed

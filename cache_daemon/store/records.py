@@ -1,0 +1,51 @@
+"""Small JSON files that are there completely, durably, or not at all."""
+
+import os
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from modelpack.disk.durable import sync, write_all
+from modelpack.disk.errors import disk_errors
+
+Record = TypeVar("Record")
+_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def write_record(path: Path, value: object) -> None:
+    """Create or replace; after a crash at any instant it is the old one or the new one."""
+    write_file(path, msgspec.json.encode(value))
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Create or replace a file with these bytes, durably."""
+    temporary = path.with_name(f".{path.name}")
+    with disk_errors("write", path):
+        fd = os.open(temporary, _FLAGS, 0o600)
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        temporary.replace(path)
+        sync(path.parent)
+
+
+def read_record(path: Path, kind: type[Record]) -> Record | None:
+    """Read a record; None if there is none, or if it is damaged and says nothing."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def remove_record(path: Path) -> bool:
+    """Remove durably; returns whether it was there."""
+    with disk_errors("remove", path):
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        sync(path.parent)
+    return True

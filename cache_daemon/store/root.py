@@ -1,0 +1,124 @@
+"""The directory of the store: its parts, its format version, one daemon at a time."""
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+from cache_daemon.api.errors import BadStore
+from cache_daemon.store.records import read_record, write_record
+from modelpack.disk.durable import sync
+from modelpack.disk.errors import disk_errors
+
+VERSION: Final = 1
+_PARTS: Final = ("files", "partial", "snapshots", "leases", "pins")
+# Hard links, atomic renames and fsync that means it. Others may work; nobody has tried them.
+_FILE_SYSTEMS: Final = ("ext4", "xfs", "btrfs", "tmpfs")
+
+
+class Root:
+    """An open store directory; holds the lock until it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        """Create or open; raises BadStore for what is not ours, DiskError."""
+        self.path = path
+        with disk_errors("open the cache", path):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_file_system(path)
+            self._lock = _locked(path)
+            try:
+                _check_version(path)
+                for part in _PARTS:
+                    (path / part).mkdir(mode=0o700, exist_ok=True)
+                sync(path)
+                self._drop_debris()
+            except BaseException:
+                os.close(self._lock)
+                raise
+
+    @property
+    def files(self) -> Path:
+        """Complete files, `<xx>/<id>`, 0444."""
+        return self.path / "files"
+
+    @property
+    def snapshots(self) -> Path:
+        """One directory per snapshot: its record, its chunk index, its tree."""
+        return self.path / "snapshots"
+
+    @property
+    def leases(self) -> Path:
+        """One record per lease."""
+        return self.path / "leases"
+
+    @property
+    def pins(self) -> Path:
+        """One record per pin."""
+        return self.path / "pins"
+
+    def partial(self, key: str) -> Path:
+        """Return the staging area of a snapshot that is being fetched."""
+        return self.path / "partial" / key
+
+    def close(self) -> None:
+        """Let another process have it; closing it again changes nothing."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _drop_debris(self) -> None:
+        """Remove what a crash left half-made or half-removed; it never had a name."""
+        for part in ("snapshots", "leases", "pins"):
+            for entry in (self.path / part).iterdir():
+                if entry.name.startswith("."):
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _check_file_system(path: Path) -> None:
+    kind = _file_system(path)
+    if kind not in _FILE_SYSTEMS:
+        raise BadStore(
+            f"{path}: is on {kind}; expected one of {', '.join(_FILE_SYSTEMS)}",
+            hint="choose a directory on a local disk: --root",
+        )
+
+
+def _file_system(path: Path) -> str:
+    """Return the type of the mount that a path is on."""
+    device = path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        if before.split(" ")[2] == number:
+            return after.split(" ")[0]
+    return "an unknown file system"
+
+
+def _locked(path: Path) -> int:
+    fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise BadStore(
+            f"{path}: another daemon is using it", hint=f"see who: fuser -v {path}/lock"
+        ) from None
+    return fd
+
+
+def _check_version(path: Path) -> None:
+    record = read_record(path / "format.json", dict)
+    if record is None:
+        strangers = [one.name for one in path.iterdir() if one.name != "lock"]
+        if strangers:
+            raise BadStore(
+                f"{path}: holds {strangers[0]!r} and is no cache",
+                hint="choose an empty directory: --root",
+            )
+        write_record(path / "format.json", {"format": "modelpack-cache", "version": VERSION})
+    elif record.get("format") != "modelpack-cache" or record.get("version") != VERSION:
+        raise BadStore(
+            f"{path}: is of version {record.get('version')!r}; this program reads {VERSION}",
+            hint="use the program that wrote it, or another directory",
+        )

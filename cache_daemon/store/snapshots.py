@@ -1,0 +1,106 @@
+"""Snapshots: trees of hard links into the files of the store, complete or not there at all.
+
+    snapshots/<key>/snapshot.json   what it is; written last but one
+    snapshots/<key>/index           its chunk index, if it has one
+    snapshots/<key>/tree/           what is mounted
+
+A snapshot is prepared as `.new-<key>` and gets its name by a rename; it is removed by a rename to
+`.old-<key>` first. Names that start with a dot are debris after a crash.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from cache_daemon.api.values import Snapshot
+from cache_daemon.store.files import Files
+from cache_daemon.store.records import read_record, write_file, write_record
+from modelpack.disk.durable import sync
+from modelpack.disk.errors import disk_errors
+
+_RECORD: Final = "snapshot.json"
+_INDEX: Final = "index"
+_TREE: Final = "tree"
+
+
+class Snapshots:
+    """The snapshots directory."""
+
+    def __init__(self, root: Path, files: Files) -> None:
+        self._root = root
+        self._files = files
+
+    def tree(self, key: str) -> Path:
+        """Return the directory that is mounted."""
+        return self._root / key / _TREE
+
+    def index(self, key: str) -> bytes | None:
+        """Return the chunk index, if the snapshot has one."""
+        try:
+            return (self._root / key / _INDEX).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def load(self) -> Iterator[Snapshot]:
+        """Yield the snapshots that are on the disk and whole; others are taken away."""
+        for directory in sorted(self._root.iterdir()):
+            record = read_record(directory / _RECORD, Snapshot)
+            if record is not None and record.key == directory.name and self._whole(record):
+                yield record
+            else:
+                self.remove(directory.name)
+
+    def publish(self, snapshot: Snapshot, index: bytes | None) -> None:
+        """Make the tree and give it its name; all files are in the store."""
+        new = self._root / f".new-{snapshot.key}"
+        with disk_errors("publish", self._root / snapshot.key):
+            if new.exists():
+                shutil.rmtree(new)
+            tree = new / _TREE
+            tree.mkdir(parents=True, mode=0o755)
+            directories = {new, tree}
+            for file in snapshot.files:
+                path = tree / file.path
+                path.parent.mkdir(parents=True, exist_ok=True)
+                directories.update(parent for parent in path.parents if tree in parent.parents)
+                if file.link:
+                    path.symlink_to(file.link)
+                else:
+                    os.link(self._files.path(file.id), path)
+            if index is not None:
+                write_file(new / _INDEX, index)
+            write_record(new / _RECORD, snapshot)
+            for directory in directories:
+                sync(directory)
+            new.rename(self._root / snapshot.key)
+            sync(self._root)
+
+    def remove(self, key: str) -> None:
+        """Take away the name, then the tree."""
+        old = self._root / f".old-{key}"
+        with disk_errors("remove", self._root / key):
+            if old.exists():
+                shutil.rmtree(old)
+            (self._root / key).rename(old)
+            sync(self._root)
+            shutil.rmtree(old)
+
+    def _whole(self, snapshot: Snapshot) -> bool:
+        """Whether every path is a link to the very file that the store has under its id."""
+        tree = self.tree(snapshot.key)
+        try:
+            for file in snapshot.files:
+                path = tree / file.path
+                if file.link:
+                    if str(path.readlink()) != file.link:
+                        return False
+                    continue
+                status = path.lstat()
+                stored = self._files.path(file.id).lstat()
+                if status.st_ino != stored.st_ino or status.st_size != file.size:
+                    return False
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,118 @@
+"""Talking to the cache daemon of this node, over its Unix socket."""
+
+import http.client
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from modelpack.spec.errors import (
+    ArtifactError,
+    Denied,
+    DiskError,
+    InputError,
+    ModelpackError,
+    NotFound,
+    RegistryError,
+    TargetConflict,
+    Unavailable,
+)
+from modelpack.spec.limits import JSON_BODY_BYTES
+
+SOCKET: Final = "MODELPACK_CACHE_SOCKET"
+_DEFAULT: Final = Path("/run/modelpack/cache.sock")
+_ERRORS: Final[dict[int, type[ModelpackError]]] = {
+    400: InputError, 403: Denied, 404: NotFound, 409: TargetConflict, 422: ArtifactError,
+    502: RegistryError, 503: Unavailable, 507: DiskError,
+}  # fmt: skip
+_SECONDS: Final = 130.0  # the daemon answers within 110
+
+
+class Node:
+    """The control API, version 1 (docs/operations/node.md). One request at a time."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """`path` is the socket; else $MODELPACK_CACHE_SOCKET, else where the daemon puts it."""
+        given = os.environ.get(SOCKET)
+        self._path = path or (Path(given) if given else _DEFAULT)
+
+    def get(self, path: str) -> Any:
+        """Return what is at a path of the API."""
+        return self._call("GET", path)
+
+    def send(self, method: str, path: str, body: object = None) -> Any:
+        """Ask for a change; returns the answer, None if there is none to give."""
+        return self._call(method, path, body)
+
+    def watch(self, key: str) -> Iterator[Any]:
+        """Yield the state of a model whenever it changes, until it is here or will not come."""
+        connection, response = self._open("GET", f"/v1/models/{key}/events", None)
+        try:
+            while line := response.readline(JSON_BODY_BYTES):
+                if line.startswith(b"data: "):
+                    yield msgspec.json.decode(line[6:])
+        except OSError as error:
+            raise self._away(error) from error
+        finally:
+            connection.close()
+
+    def _call(self, method: str, path: str, body: object = None) -> Any:
+        connection, response = self._open(method, path, body)
+        try:
+            data = response.read(JSON_BODY_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._away(error) from error
+        finally:
+            connection.close()
+        return msgspec.json.decode(data) if data else None
+
+    def _open(
+        self, method: str, path: str, body: object
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        connection = _UnixConnection(self._path)
+        data = None if body is None else msgspec.json.encode(body)
+        headers = {"Content-Type": "application/json"} if data else {}
+        try:
+            connection.request(method, path, data, headers)
+            response = connection.getresponse()
+            refused = response.read(JSON_BODY_BYTES) if response.status >= 300 else None
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self._away(error) from error
+        if refused is not None:
+            connection.close()
+            raise _refusal(response.status, refused)
+        return connection, response
+
+    def _away(self, error: Exception) -> ModelpackError:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return Unavailable(
+            f"{self._path}: the cache daemon does not answer: {reason}",
+            hint="is modelpack-cache-daemon running, and may you use its socket? see --socket",
+        )
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("node", timeout=_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def _refusal(status: int, data: bytes) -> ModelpackError:
+    kind = _ERRORS.get(status, RegistryError)
+    try:
+        said = msgspec.json.decode(data, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return kind(f"the cache daemon answers {status}")
+    detail = said.get("detail")
+    if isinstance(detail, list):  # FastAPI's list of what is wrong with a request
+        detail = "; ".join(str(one.get("msg")) for one in detail if isinstance(one, dict))
+    return kind(str(detail or f"the cache daemon answers {status}"), hint=str(said.get("next", "")))
