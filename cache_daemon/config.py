@@ -63,6 +63,12 @@ class Settings(BaseSettings):
             raise ValueError(f"listen is {self.listen!r}; expected HOST:PORT")
         return self
 
+    grant_seconds: float = Field(
+        600.0, ge=0, description="how long a caller's right to a digest is remembered"
+    )
+    max_stale: float = Field(
+        3600.0, ge=0, description="how long it counts while the registry cannot be reached"
+    )
     print_config: bool = Field(False, description="print the settings and exit")
 
     @classmethod

@@ -19,6 +19,7 @@ from pydantic_settings import CliApp
 from cache_daemon.config import Settings, read_token
 from cache_daemon.fetch.access import Access, Policy
 from cache_daemon.fetch.fetcher import Fetcher
+from cache_daemon.fetch.grants import Grants
 from cache_daemon.fetch.node import Node
 from cache_daemon.fetch.queue import Queue
 from cache_daemon.serve.app import create
@@ -77,7 +78,8 @@ def open_node(settings: Settings) -> Node:
         Fetcher(store, settings.jobs), slots=settings.slots, grace_seconds=settings.grace_seconds
     )
     _log.info("store opened root=%s models=%d", settings.root, len(store.snapshots()))
-    return Node(store, Access(policy, connect), queue)
+    grants = Grants(settings.grant_seconds, settings.max_stale)
+    return Node(store, Access(policy, connect), queue, grants)
 
 
 async def _serve(sockets: list[tuple[FastAPI, socket.socket]]) -> None:

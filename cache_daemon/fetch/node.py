@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from cache_daemon.api.errors import NoSuchModel
 from cache_daemon.api.values import Lease, Owner, Priority, Snapshot, State
 from cache_daemon.fetch.access import Access
-from cache_daemon.fetch.fetcher import Fetcher
+from cache_daemon.fetch.grants import Grants
 from cache_daemon.fetch.job import Job, Status
 from cache_daemon.fetch.queue import Queue
 from cache_daemon.fetch.request import Wanted, resolve
 from cache_daemon.store.store import Store
 from modelpack.oci.credentials import Credential
+from modelpack.spec.errors import Denied, NotFound, Unauthorized, Unavailable
 from modelpack.spec.reference import Reference
 from modelpack.spec.registry import Repository
 
@@ -56,9 +57,12 @@ class Model:
 class Node:
     """Ties store, queue and registries together. Thread-safe."""
 
-    def __init__(self, store: Store, access: Access, queue: Queue | None = None) -> None:
+    def __init__(
+        self, store: Store, access: Access, queue: Queue, grants: Grants | None = None
+    ) -> None:
         self.store = store
-        self.queue = queue or Queue(Fetcher(store))
+        self.queue = queue
+        self.grants = grants or Grants(600, 3600)
         self._access = access
         self._pin_later: dict[str, tuple[float, str]] = {}
         self._lock = threading.Lock()
@@ -67,17 +71,17 @@ class Node:
     def ensure(self, ask: Ask, *, pin: bool = False, until: float = 0.0) -> Model:
         """See to it that a model comes to the node; returns at once. Idempotent.
 
-        The caller's credential is checked with the registry first, also if the model is here.
-        Raises the registry's and the artifact's errors, Draining.
+        The caller's right to it is known, or is checked with the registry, also if the model is
+        here. Raises the registry's and the artifact's errors, Draining.
         """
-        wanted = self._resolve(ask)
+        key, wanted = self._find(ask)
         if pin:
             with self._lock:
-                self._pin_later[wanted.key] = (until, "")
-        if not self.store.has(wanted.key):
+                self._pin_later[key] = (until, "")
+        if wanted and not self.store.has(key):
             self.queue.submit(wanted, ask.priority)
-        self._settle_pins(wanted.key)
-        return self.model(wanted.key)
+        self._settle_pins(key)
+        return self.model(key)
 
     def lease(self, id_: str, ask: Ask, owner: Owner, seconds: float) -> Lease | Model:
         """Hold a model for somebody, fetching it if need be; waits at most so long.
@@ -85,14 +89,13 @@ class Node:
         Returns the model as it is when the time is over: ask again with the same id. Raises what
         the fetch ended with.
         """
-        wanted = self._resolve(ask)
         deadline = time.monotonic() + seconds
+        key, wanted = self._find(ask)
         for _ in range(_TRIES):
-            if self.store.has(wanted.key):
-                try:
-                    return self.store.lease(id_, wanted.key, owner)
-                except NoSuchModel:
-                    continue  # evicted just now
+            try:
+                return self.store.lease(id_, key, owner)
+            except NoSuchModel:
+                wanted = wanted or self._resolve(ask)
             job, waiter = self.queue.submit(wanted, Priority.POD)
             try:
                 snapshot = job.wait(max(0.0, deadline - time.monotonic()))
@@ -100,7 +103,7 @@ class Node:
                 self.queue.leave(job, waiter)
             if snapshot is None:
                 break
-        return self.model(wanted.key)
+        return self.model(key)
 
     def models(self) -> list[Model]:
         """Return all models, those on their way first."""
@@ -151,13 +154,45 @@ class Node:
         self.queue.close()
         self.store.close()
 
+    def _find(self, ask: Ask) -> tuple[str, Wanted | None]:
+        """Return the key of a model, and what to fetch unless it is known to be here.
+
+        A grant spares the question only where a digest is asked for: what a tag names is the
+        registry's to say, as long as it can be reached.
+        """
+        reference = Reference.parse(ask.ref)
+        self._access.policy.check(reference)
+        identity = self._identity(ask)
+        grant = self.grants.fresh(identity) if reference.digest else None
+        if grant is None or not self.store.has(grant.key):
+            try:
+                wanted = self._resolve(ask)
+            except Unavailable:
+                grant = self.grants.stale(identity)
+                if grant is None or not self.store.has(grant.key):
+                    raise
+            else:
+                return wanted.key, wanted
+        return grant.key, None
+
     def _resolve(self, ask: Ask) -> Wanted:
         reference = Reference.parse(ask.ref)
+        identity = self._identity(ask)
 
         def open_(reference: Reference) -> Repository:
             return self._access.repository(reference, ask.credential)
 
-        return resolve(reference, open_, ask.include, ask.exclude)
+        try:
+            wanted = resolve(reference, open_, ask.include, ask.exclude)
+        except (NotFound, Unauthorized, Denied):
+            self.grants.forget(identity)
+            raise
+        self.grants.remember(identity, reference.name, str(wanted.artifact.digest), wanted.key)
+        return wanted
+
+    def _identity(self, ask: Ask) -> bytes:
+        what = (ask.ref, *(f"+{one}" for one in ask.include), *(f"-{one}" for one in ask.exclude))
+        return self.grants.identity(ask.credential, *what)
 
     def _settle_pins(self, key: str) -> None:
         with self._lock:

@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from cache_daemon.api.values import KEY_LENGTH, Lease, Priority, State
 from cache_daemon.fetch.node import Model, Node
 from cache_daemon.serve import problems
-from cache_daemon.serve.bodies import EnsureBody, LeaseBody, PinBody
+from cache_daemon.serve.bodies import EnsureBody, LeaseBody, PinBody, RevokeBody
 from cache_daemon.serve.metrics import Metrics
 from cache_daemon.space.room import Disk
 
@@ -34,6 +34,13 @@ class Removed:
     """Bytes that a removal made free."""
 
     bytes_freed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """How many grants were forgotten."""
+
+    grants: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +164,11 @@ def _operations(app: FastAPI, node: Node) -> None:
     def undrain() -> None:
         """Take new fetches again."""
         node.queue.drain(on=False)
+
+    @app.post("/v1/revoke")
+    def revoke(body: RevokeBody) -> Revoked:
+        """Forget who was allowed what: everybody's grants, or those for one repository."""
+        return Revoked(node.grants.revoke(body.repository))
 
     @app.get("/v1/stats")
     def stats() -> Stats:

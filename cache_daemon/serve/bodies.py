@@ -84,3 +84,9 @@ class PinBody(_Body):
 
     until: Annotated[float, Field(ge=0, le=1e11)] = 0.0
     reason: _Text = ""
+
+
+class RevokeBody(_Body):
+    """Whose grants are to be forgotten: those for `registry/repository`, or all."""
+
+    repository: _Text = ""

@@ -8,17 +8,19 @@ from cache_daemon.api.errors import Cancelled, Draining, NoSpace, NoSuchModel
 from cache_daemon.api.values import Lease, Owner, Priority, State
 from cache_daemon.fetch.access import Access, Policy
 from cache_daemon.fetch.fetcher import Fetcher
+from cache_daemon.fetch.grants import Grants
 from cache_daemon.fetch.node import Ask, Model, Node
 from cache_daemon.fetch.queue import Queue
 from cache_daemon.space.room import Limits
 from cache_daemon.store.store import Store
 from modelpack.oci.credentials import Credential
-from modelpack.spec.errors import Denied, NotFound, Unauthorized
+from modelpack.spec.errors import Denied, NotFound, Unauthorized, Unavailable
 from modelpack.spec.index import Coding
 from modelpack.spec.reference import Reference
 from modelpack.verbs.push import PushOptions, push
 from tests.cache_daemon.conftest import ROOMY
 from tests.conftest import fast
+from tests.support.faults import fault_proxy
 from tests.support.processes import wait_until
 from tests.support.weights import make_model, tree
 
@@ -28,11 +30,11 @@ def open_node(tmp_path):
     """Open nodes, each on its own or on the same directory; closed at the end."""
     nodes = []
 
-    def open_(host, *, name="store", limits=ROOMY, slots=2, grace=60.0, **connect):
+    def open_(host, *, name="store", limits=ROOMY, slots=2, grace=60.0, grants=None, **connect):
         policy = Policy((host,), (tmp_path,))
         store = Store(tmp_path / name, limits)
         queue = Queue(Fetcher(store, jobs=3), slots=slots, grace_seconds=grace)
-        nodes.append(Node(store, Access(policy, fast(**connect)), queue))
+        nodes.append(Node(store, Access(policy, fast(**connect)), queue, grants))
         return nodes[-1]
 
     yield open_
@@ -295,3 +297,75 @@ def test_watching(open_node, published, proxy):
     assert State.FETCHING in states
     with pytest.raises(NoSuchModel):
         list(node.watch("0" * 40))
+
+
+def private(registry, name, model, session):
+    """Push to a registry with a password; returns the reference by digest, the credential."""
+    known = Credential(registry.username, registry.password)
+
+    class Own:
+        def get(self, registry, repository):
+            return known
+
+    reference = Reference.parse(f"{registry.host}/{name}:v1")
+    done = push(str(model), reference, session(credentials=Own()), PushOptions())
+    return str(Reference.parse(done.reference)), known
+
+
+def test_a_grant_spares_the_question(open_node, htpasswd_registry, model, name, session):
+    """By digest, for who was allowed, until it expires or is revoked; for nobody else."""
+    reference, known = private(htpasswd_registry, name, model, session)
+    with fault_proxy(htpasswd_registry.host) as proxy:
+        reference = reference.replace(htpasswd_registry.host, proxy.host)
+        by_digest = reference.replace(":v1@", "@")
+        now = [0.0]
+        node = open_node(proxy.host, grants=Grants(600, 3600, lambda: now[0]))
+        ask = Ask(ref=by_digest, credential=known)
+        arrived(node, node.ensure(ask).key)
+        proxy.seen.clear()
+        node.ensure(ask)
+        assert isinstance(node.lease("pod", ask, Owner(), 1), Lease)
+        assert proxy.seen == []
+        with pytest.raises(Unauthorized):
+            node.ensure(Ask(ref=by_digest, credential=Credential(known.username, "guess")))
+        now[0] = 601.0
+        proxy.seen.clear()
+        node.ensure(ask)
+        assert proxy.seen != []
+        assert node.grants.revoke(proxy.host + "/" + name) == 1
+        proxy.seen.clear()
+        node.ensure(ask)
+        assert proxy.seen != []
+
+
+def test_while_the_registry_is_away(open_node, htpasswd_registry, model, name, session):
+    """Who was allowed is served up to max_stale, by tag as by digest; strangers are not."""
+    reference, known = private(htpasswd_registry, name, model, session)
+    now = [0.0]
+    with fault_proxy(htpasswd_registry.host) as proxy:
+        by_tag = reference.replace(htpasswd_registry.host, proxy.host).partition("@")[0]
+        node = open_node(proxy.host, grants=Grants(600, 3600, lambda: now[0]))
+        ask = Ask(ref=by_tag, credential=known)
+        key = arrived(node, node.ensure(ask).key).key
+    assert node.ensure(ask).key == key
+    with pytest.raises(Unavailable):
+        node.ensure(Ask(ref=by_tag, credential=Credential(known.username, "other")))
+    now[0] = 3601.0
+    with pytest.raises(Unavailable):
+        node.ensure(ask)
+
+
+def test_who_is_refused_loses_the_grant(open_node, htpasswd_registry, model, name, session):
+    """A no of the registry counts more than its earlier yes, also when it is away later."""
+    reference, known = private(htpasswd_registry, name, model, session)
+    with fault_proxy(htpasswd_registry.host) as proxy:
+        by_tag = reference.replace(htpasswd_registry.host, proxy.host).partition("@")[0]
+        node = open_node(proxy.host)
+        ask = Ask(ref=by_tag, credential=known)
+        arrived(node, node.ensure(ask).key)
+        rule = proxy.add("GET .*/manifests/", status=403)
+        with pytest.raises(Denied):
+            node.ensure(ask)
+        rule.times = 0
+    with pytest.raises(Unavailable):
+        node.ensure(ask)
