@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import FastAPI, Path, Response
 from fastapi.responses import StreamingResponse
 
+from cache_daemon.api.errors import Draining
 from cache_daemon.api.values import KEY_LENGTH, Lease, Priority, State
 from cache_daemon.fetch.node import Model, Node
 from cache_daemon.serve import problems
@@ -22,7 +23,8 @@ _PROBLEMS = {
     code: {"description": words, "content": {"application/problem+json": {}}}
     for code, words in {
         400: "the request cannot be used", 403: "the registry, or the operator, refuses",
-        404: "no such model, lease or artifact", 409: "held by somebody",
+        404: "no such model, lease or artifact", 405: "this path has other methods",
+        409: "held by somebody",
         422: "the artifact or the request is not valid", 502: "the registry answers nonsense",
         503: "not now: unreachable, or draining", 507: "does not fit",
     }.items()
@@ -181,12 +183,11 @@ def _operations(app: FastAPI, node: Node) -> None:
         return {"status": "live"}
 
     @app.get("/v1/ready")
-    def ready(response: Response) -> dict[str, str]:
+    def ready() -> dict[str, str]:
         """Whether new models can come: the disk answers, and the node is not being drained."""
         node.store.disk()
         if node.queue.draining:
-            response.status_code = 503
-            return {"status": "draining"}
+            raise Draining("this node is being drained", hint="POST /v1/drain was called")
         return {"status": "ready"}
 
 

@@ -1,9 +1,13 @@
 """Errors over HTTP: one place that says which status an error is (RFC 9457)."""
 
+from collections.abc import Mapping
 from typing import Final
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from cache_daemon.api.errors import (
     BadStore,
@@ -68,13 +72,46 @@ def problem(error: ModelpackError) -> dict[str, object]:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every ModelpackError with its problem document."""
+    """Answer whatever goes wrong with a problem document."""
 
     @app.exception_handler(ModelpackError)
-    def answer(_request: Request, error: ModelpackError) -> JSONResponse:
+    def refuse(_request: Request, error: ModelpackError) -> Response:
         headers = {}
         if isinstance(error, Unavailable) and error.retry_after:
             headers["Retry-After"] = str(round(error.retry_after))
-        return JSONResponse(
-            problem(error), status_of(error), headers, media_type="application/problem+json"
-        )
+        return _answer(problem(error), headers)
+
+    @app.exception_handler(RequestValidationError)
+    def correct(_request: Request, error: RequestValidationError) -> Response:
+        wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        return _answer(_plain("BadRequest", 422, "; ".join(wrong)))
+
+    @app.exception_handler(HTTPException)
+    def miss(request: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(sorted(_methods(app, request)))
+        return _answer(_plain("HTTPException", error.status_code, error.detail), headers)
+
+
+def _plain(title: str, status: int, detail: str) -> dict[str, object]:
+    following = "see /v1/openapi.json"
+    return {
+        "type": "about:blank", "title": title, "status": status, "detail": detail,
+        "next": following, "retry": False,
+    }  # fmt: skip
+
+
+def _answer(found: dict[str, object], headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse(
+        found, int(str(found["status"])), headers, media_type="application/problem+json"
+    )
+
+
+def _methods(app: FastAPI, request: Request) -> set[str]:
+    """Return all methods of a path: Starlette knows those of the first route that fits."""
+    found: set[str] = set()
+    for route in app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            found |= route.methods or set()
+    return found
