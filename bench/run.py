@@ -13,7 +13,7 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import measure, peers, plot, scale, weights
+from bench import measure, node, peers, plot, scale, weights
 
 GB = float(os.environ.get("BENCH_GB", "2"))
 PAIRS = int(os.environ.get("BENCH_PAIRS", "9"))
@@ -98,8 +98,32 @@ def bench_pull(model: Path, results: dict) -> None:
             print(f"pull / {other}: {result['speed_ratio']} {result['interval']}", flush=True)
             fresh(where)
         versions(model, host, results)
+        bench_node(host, pushed["bytes_total"], results)
         layers = peers.save_layers(host, NAME, "v1", fresh(DATA / "layers"))
     bench_push(model, layers, pushed["bytes_total"], results)
+
+
+def bench_node(host: str, total: int, results: dict) -> None:
+    """Compare a cold fetch by the cache daemon with a pull, and time leases."""
+    reference, out = f"{host}/{NAME}:v1", DATA / "out"
+
+    def pull() -> measure.Run:
+        fresh(out)
+        os.sync()
+        return measure.run(modelpack("pull", reference, str(out)))
+
+    with node.daemon(fresh(DATA / "node"), host) as (socket_path, process):
+        fetch = node.cold_fetch(MODELPACK, reference, socket_path)
+        result = measure.pairs(fetch, pull, PAIRS)
+        del result["ours_rss"]  # that of the command that waits
+        results["cold fetch by the daemon / pull"] = result
+        plot.draw("daemon", "pull", result, total / 1e6, RESULTS / "daemon-pull.png")
+        print(f"daemon / pull: {result['speed_ratio']} {result['interval']}", flush=True)
+        named = node.by_digest(MODELPACK, reference, socket_path)
+        results["lease on a cached model, milliseconds"] = node.leases(named, socket_path)
+        results["daemon, peak memory"] = node.resident(process)
+        print(results["lease on a cached model, milliseconds"], flush=True)
+    fresh(out)
 
 
 def versions(model: Path, host: str, results: dict) -> None:
@@ -149,7 +173,8 @@ def bench_push(model: Path, layers: list[tuple[Path, str]], total: int, results:
 def main() -> None:
     # As pip does when it installs. Where PYTHONDONTWRITEBYTECODE is set, an editable install would
     # otherwise compile itself at every start.
-    compileall.compile_dir("modelpack", quiet=1)
+    for package in ("modelpack", "cache_daemon"):
+        compileall.compile_dir(package, quiet=1)
     os.environ["XDG_CACHE_HOME"] = str(fresh(DATA / "cache"))
     RESULTS.mkdir(parents=True, exist_ok=True)
     model = DATA / f"model-{GB:g}"

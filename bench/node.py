@@ -1,0 +1,94 @@
+"""The cache daemon against `modelpack pull`, and how long a lease on a cached model takes."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench import measure
+from modelpack.spec.errors import Unavailable
+from modelpack.verbs.node import Node
+
+
+@contextmanager
+def daemon(root: Path, host: str):
+    """A daemon on its own socket; yields (socket, process)."""
+    socket = root.with_suffix(".sock")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cache_daemon.main", f"--root={root}", f"--socket={socket}",
+         f'--registries=["{host}"]', "--keep-free=0"], stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        while process.poll() is None:
+            try:
+                Node(socket).get("/v1/ready")
+                break
+            except Unavailable:
+                time.sleep(0.05)
+        yield socket, process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def cold_fetch(modelpack: str, reference: str, socket: Path):
+    """Fetch through the daemon into an empty cache; returns the function to time."""
+    node = Node(socket)
+
+    def run() -> measure.Run:
+        for model in node.get("/v1/models"):
+            if model["state"] == "ready":
+                node.send("DELETE", f"/v1/models/{model['key']}")
+        subprocess.run(["sync"], check=True)
+        return measure.run(
+            [modelpack, "node", "prefetch", reference, "--wait", f"--socket={socket}"]
+        )
+
+    return run
+
+
+def leases(reference: str, socket: Path, count: int = 200) -> dict[str, dict[str, float]]:
+    """Milliseconds of ensure and lease on a cached model, by digest, at 1 and 4 callers at once."""
+    found = {}
+    for callers in (1, 4):
+        took: list[float] = []
+
+        def call(caller: int, callers: int = callers, took: list[float] = took) -> None:
+            node = Node(socket)
+            for number in range(count // callers):
+                lease = f"/v1/leases/bench-{callers}-{caller}-{number}"
+                started = time.perf_counter()
+                node.send("PUT", lease, {"ref": reference, "seconds": 5})
+                took.append(1000 * (time.perf_counter() - started))
+                node.send("DELETE", lease)
+
+        threads = [threading.Thread(target=call, args=(n,)) for n in range(callers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        took.sort()
+        found[f"{callers} at once"] = {
+            "p50": round(took[len(took) // 2], 2), "p99": round(took[len(took) * 99 // 100], 2),
+        }  # fmt: skip
+    return found
+
+
+def resident(process: subprocess.Popen) -> int:
+    """The most bytes that the daemon had in memory."""
+    text = Path(f"/proc/{process.pid}/status").read_text()
+    return int(text.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def by_digest(modelpack: str, reference: str, socket: Path) -> str:
+    """The reference of a model on the node, without its tag."""
+    done = subprocess.run(
+        [modelpack, "node", "prefetch", reference, "--wait", "--json", f"--socket={socket}"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    full = json.loads(done.stdout)["reference"]
+    name, _, digest = full.partition("@")
+    return f"{name.rpartition(':')[0]}@{digest}"
