@@ -22,7 +22,7 @@ LAYERS_READ: Final = 2_000
 PATH_BYTES: Final = 4_096
 PATH_DEPTH: Final = 64
 NAME_BYTES: Final = 255  # one component, ext4 and xfs
-CHUNK_BYTES: Final = 64 * MIB  # largest chunk an index may name
+CHUNK_BYTES: Final = 16 * MIB  # largest chunk an index may name; each worker may hold two
 # A compressed foreign layer may grow by this factor plus a floor; weights never come close.
 EXPANSION_FACTOR: Final = 200
 EXPANSION_FLOOR: Final = 64 * MIB
