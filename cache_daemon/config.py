@@ -69,6 +69,10 @@ class Settings(BaseSettings):
     max_stale: float = Field(
         3600.0, ge=0, description="how long it counts while the registry cannot be reached"
     )
+    scrub_bytes_per_second: int = Field(
+        50_000_000, ge=0, description="how fast everything is read again; 0 for never"
+    )
+    scrub_hours: float = Field(24.0, gt=0, description="how often a round of that begins at most")
     print_config: bool = Field(False, description="print the settings and exit")
 
     @classmethod

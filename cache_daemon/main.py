@@ -24,6 +24,7 @@ from cache_daemon.fetch.node import Node
 from cache_daemon.fetch.queue import Queue
 from cache_daemon.serve.app import create
 from cache_daemon.space.room import Limits
+from cache_daemon.store.scrub import Scrub
 from cache_daemon.store.store import Store
 from modelpack.disk.heap import keep_freed_memory
 from modelpack.oci.settings import ConnectSettings
@@ -52,7 +53,8 @@ def main() -> None:
     try:
         token = read_token(settings.token_file) if settings.token_file else None
         node = open_node(settings)
-        app = create(node)
+        scrub = Scrub(node.store, settings.scrub_bytes_per_second, settings.scrub_hours * 3600)
+        app = create(node, scrub)
         sockets = [(app, _unix_socket(settings.socket))]
         if settings.listen and token is not None:
             sockets.append((_guarded(app, token), _tcp_socket(settings.listen)))
@@ -62,9 +64,11 @@ def main() -> None:
         sys.stderr.write(f"  next: {hint}\n" if hint else "")
         sys.exit(1)
     _log.info("serving socket=%s listen=%s", settings.socket, settings.listen or "-")
+    scrub.start()
     try:
         asyncio.run(_serve(sockets))
     finally:
+        scrub.close()
         settings.socket.unlink(missing_ok=True)
         node.close()
 

@@ -15,6 +15,7 @@ from cache_daemon.serve import problems
 from cache_daemon.serve.bodies import EnsureBody, LeaseBody, PinBody, RevokeBody
 from cache_daemon.serve.metrics import Metrics
 from cache_daemon.space.room import Disk
+from cache_daemon.store.scrub import Scrub
 
 _Key = Annotated[str, Path(pattern=rf"^[0-9a-f]{{{KEY_LENGTH}}}$")]
 # The name of a file: no separators, no leading dot.
@@ -68,7 +69,7 @@ class Stats:
     draining: bool
 
 
-def create(node: Node) -> FastAPI:
+def create(node: Node, scrub: Scrub) -> FastAPI:
     """Build the application around a node."""
     app = FastAPI(
         title="modelpack cache daemon",
@@ -80,7 +81,7 @@ def create(node: Node) -> FastAPI:
         responses=_PROBLEMS,  # type: ignore[arg-type]  # narrower than FastAPI's own type
     )
     problems.install(app)
-    metrics = Metrics(node)
+    metrics = Metrics(node, scrub)
     _models(app, node)
     _leases(app, node)
     _operations(app, node)

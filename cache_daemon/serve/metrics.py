@@ -7,13 +7,15 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from cache_daemon.fetch.node import Node
+from cache_daemon.store.scrub import Scrub
 
 
 class Metrics(Collector):
     """Reads the node when it is asked; keeps no second set of numbers."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, scrub: Scrub) -> None:
         self._node = node
+        self._scrub = scrub
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -47,3 +49,10 @@ class Metrics(Collector):
         moved.add_metric(["registry"], sum(one.bytes_fetched for one in snapshots))
         moved.add_metric(["disk"], sum(one.bytes_reused for one in snapshots))
         yield moved
+        for name, words, value in (
+            ("modelpack_cache_scrubbed_bytes", "Bytes read again.", self._scrub.bytes_read),
+            ("modelpack_cache_damaged_files", "Files found damaged.", self._scrub.damaged),
+        ):
+            counter = CounterMetricFamily(name, words)
+            counter.add_metric([], value)
+            yield counter

@@ -54,6 +54,13 @@ class Files:
                 os.link(staged, path)
                 sync(path.parent)
 
+    def forget(self, id_: str) -> None:
+        """Take away the name of a damaged file: nothing will be linked to it any more."""
+        path = self.path(id_)
+        with disk_errors("quarantine", path), suppress(FileNotFoundError):
+            path.unlink()
+            sync(path.parent)
+
     def all(self) -> Iterator[tuple[str, os.stat_result]]:
         """Yield the id and the stat of every file."""
         for directory in os.scandir(self._root):

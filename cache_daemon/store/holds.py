@@ -1,7 +1,6 @@
 """Leases and pins: what must not be evicted, as small durable files."""
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -18,12 +17,11 @@ class _Kind(Generic[Held]):
     kind: type[Held]
     held: dict[str, Held]
 
-    def load(self, known: Iterable[str]) -> None:
-        """Read all records; those of snapshots that are gone hold nothing."""
-        keys = set(known)
+    def load(self) -> None:
+        """Read all records. A hold on a snapshot that is gone holds it when it comes back."""
         for path in self.directory.iterdir():
             record = read_record(path, self.kind)
-            if record is None or record.key not in keys:
+            if record is None:
                 remove_record(path)
             else:
                 self.held[path.stem] = record
@@ -40,12 +38,11 @@ class _Kind(Generic[Held]):
 class Holds:
     """All leases and pins. A hold counts from the moment that its file is durable."""
 
-    def __init__(self, leases: Path, pins: Path, known: Iterable[str]) -> None:
-        keys = list(known)
+    def __init__(self, leases: Path, pins: Path) -> None:
         self.leases: _Kind[Lease] = _Kind(leases, Lease, {})
         self.pins: _Kind[Pin] = _Kind(pins, Pin, {})
-        self.leases.load(keys)
-        self.pins.load(keys)
+        self.leases.load()
+        self.pins.load()
 
     def on(self, key: str) -> list[Lease | Pin]:
         """Return what holds a snapshot now."""

@@ -12,7 +12,7 @@ from modelpack.disk.durable import sync
 from modelpack.disk.errors import disk_errors
 
 VERSION: Final = 1
-_PARTS: Final = ("files", "partial", "snapshots", "leases", "pins")
+_PARTS: Final = ("files", "partial", "snapshots", "leases", "pins", "quarantine")
 # Hard links, atomic renames and fsync that means it. Others may work; nobody has tried them.
 _FILE_SYSTEMS: Final = ("ext4", "xfs", "btrfs", "tmpfs")
 
@@ -56,6 +56,11 @@ class Root:
     def pins(self) -> Path:
         """One record per pin."""
         return self.path / "pins"
+
+    @property
+    def quarantine(self) -> Path:
+        """Trees with damaged files, kept while somebody has them mounted."""
+        return self.path / "quarantine"
 
     def partial(self, key: str) -> Path:
         """Return the staging area of a snapshot that is being fetched."""

@@ -87,6 +87,13 @@ class Snapshots:
             sync(self._root)
             shutil.rmtree(old)
 
+    def move(self, key: str, directory: Path) -> None:
+        """Take away the name, but keep the tree: somebody may have it mounted."""
+        with disk_errors("quarantine", self._root / key):
+            (self._root / key).rename(directory)
+            sync(directory.parent)
+            sync(self._root)
+
     def _whole(self, snapshot: Snapshot) -> bool:
         """Whether every path is a link to the very file that the store has under its id."""
         tree = self.tree(snapshot.key)

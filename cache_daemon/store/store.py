@@ -41,7 +41,7 @@ class Store:
         self.files = Files(self._root.files)
         self._snapshots = Snapshots(self._root.snapshots, self.files)
         self._known = {one.key: one for one in self._snapshots.load()}
-        self._holds = Holds(self._root.leases, self._root.pins, self._known)
+        self._holds = Holds(self._root.leases, self._root.pins)
         self._ledger = Ledger(path / "ledger.sqlite")
         self._ledger.keep_only(self._known)
         self._reserved: dict[str, int] = {}  # bytes of each fetch under way
@@ -226,6 +226,7 @@ class Store:
         """Remove files and staging areas that nothing needs; then evict until `needed` are free."""
         with self._lock:
             self._holds_expired()
+            self._drop_quarantined()
             orphans = [id_ for id_, status in self.files.all() if status.st_nlink == 1]
             in_flight = frozenset[str]().union(*self._in_flight.values())
             freed = self.files.collect(id_ for id_ in orphans if id_ not in in_flight)
@@ -237,6 +238,20 @@ class Store:
                 return Collected([], freed)
             evicted = self._evict(needed - freed, partially=True)
             return Collected(evicted.snapshots, evicted.bytes_freed + freed)
+
+    def quarantine(self, ids: Collection[str]) -> list[str]:
+        """Stop showing every snapshot with one of these files; returns their keys.
+
+        Whoever has one mounted keeps it; its lease holds the copy that is fetched again.
+        """
+        with self._lock:
+            hit = [one for one in self._known.values() if one.ids & set(ids)]
+            for one in hit:
+                del self._known[one.key]
+                self._snapshots.move(one.key, self._root.quarantine / f"{one.key}-{time.time_ns()}")
+            for id_ in ids:
+                self.files.forget(id_)
+            return [one.key for one in hit]
 
     def close(self) -> None:
         """Let another process have the directory."""
@@ -291,6 +306,12 @@ class Store:
     def _room(self) -> int:
         used = self.used() + sum(self._reserved.values())
         return room(self.disk(), used, sum(self._unwritten.values()), self._limits)
+
+    def _drop_quarantined(self) -> None:
+        leased = {lease.key for lease in self._holds.leases.held.values()}
+        for tree in self._root.quarantine.iterdir():
+            if tree.name.partition("-")[0] not in leased:
+                shutil.rmtree(tree, ignore_errors=True)
 
     def _holds_expired(self) -> None:
         now = time.time()

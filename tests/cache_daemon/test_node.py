@@ -1,5 +1,6 @@
 """The node with a real registry: joined, isolated, held, cancelled, continued."""
 
+import os
 import threading
 
 import pytest
@@ -12,6 +13,7 @@ from cache_daemon.fetch.grants import Grants
 from cache_daemon.fetch.node import Ask, Model, Node
 from cache_daemon.fetch.queue import Queue
 from cache_daemon.space.room import Limits
+from cache_daemon.store.scrub import Scrub
 from cache_daemon.store.store import Store
 from modelpack.oci.credentials import Credential
 from modelpack.spec.errors import Denied, NotFound, Unauthorized, Unavailable
@@ -369,3 +371,50 @@ def test_who_is_refused_loses_the_grant(open_node, htpasswd_registry, model, nam
         rule.times = 0
     with pytest.raises(Unavailable):
         node.ensure(ask)
+
+
+def damage(node, key, path):
+    """Flip a bit of a file on the disk, as a disk would: behind everybody's back."""
+    file = node.store.tree(key) / path
+    before = file.stat()
+    file.chmod(0o600)
+    with file.open("r+b") as opened:
+        opened.seek(5000)
+        byte = opened.read(1)[0]
+        opened.seek(5000)
+        opened.write(bytes([byte ^ 4]))
+    file.chmod(0o444)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_scrub_finds_what_the_disk_forgot(
+    open_node, registry, model, name, session, monkeypatch, whole
+):
+    """A damaged file is shown no more, is not used for other versions, and comes again."""
+    if whole:
+        monkeypatch.setattr("modelpack.checkout.artifact._index_beside", lambda *_: None)
+    reference = f"{registry.host}/{name}:v1"
+    push(str(model), Reference.parse(reference), session(), PushOptions(modelpack_form=whole))
+    node = open_node(registry.host)
+    ask = Ask(ref=reference)
+    key = arrived(node, node.ensure(ask).key).key
+    scrub = Scrub(node.store, 0, 0)
+    assert scrub.once() == set()
+    assert scrub.bytes_read == node.model(key).bytes_total
+    lease = node.lease("pod", ask, Owner("pod"), 10)
+    mounted = os.open(node.store.tree(key), os.O_RDONLY)
+    damage(node, key, "model-00001-of-00002.safetensors")
+    assert len(scrub.once()) == 1
+    with pytest.raises(NoSuchModel):
+        node.store.snapshot(key)
+    assert node.store.leases() == [lease]
+    found = arrived(node, node.ensure(ask).key)
+    assert found.leases == 1
+    assert tree(node.store.tree(key)) == tree(model)
+    assert scrub.once() == set()
+    assert "config.json" in os.listdir(mounted)  # what the pod has does not go away
+    os.close(mounted)
+    node.store.release("pod")
+    node.store.collect()
+    assert {id_ for id_, _ in node.store.files.all()} == node.store.snapshot(key).ids
