@@ -1,7 +1,7 @@
 """Settings: flags > environment > file > defaults; frozen after start."""
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import (
@@ -50,17 +50,26 @@ class Settings(BaseSettings):
         description="share of the disk that stays free, above kubelet's thresholds",
     )
     most: int = Field(0, ge=0, description="bytes that the cache may take at most; 0 for no bound")
+    namespace_bytes: dict[str, int] = Field(
+        {}, description='quotas by namespace, as JSON: {"team-a": 500000000000, "*": 100000000000}'
+    )
+    prefetch_share: float = Field(
+        0.5, gt=0, le=1, description="share of the room for prefetches that nobody has used"
+    )
     grace_seconds: float = Field(
         60.0, ge=0, description="how long a fetch goes on after the last waiter left"
     )
 
     @model_validator(mode="after")
-    def _listening_needs_a_token(self) -> Self:
+    def _consistent(self) -> Self:
         if self.listen and self.token_file is None:
             raise ValueError("listen needs token_file: the cluster is not trusted without it")
-        host, _, port = self.listen.rpartition(":")
-        if self.listen and not (host and port.isdigit() and int(port) < 1 << 16):
-            raise ValueError(f"listen is {self.listen!r}; expected HOST:PORT")
+        for name, value in (("listen", self.listen), ("mirror", self.mirror)):
+            host, _, port = value.rpartition(":")
+            if value and not (host and port.isdigit() and int(port) < 1 << 16):
+                raise ValueError(f"{name} is {value!r}; expected HOST:PORT")
+        if self.mirror and not self.mirror_for:
+            raise ValueError("mirror needs mirror_for: the repositories that it mirrors")
         return self
 
     grant_seconds: float = Field(
@@ -73,6 +82,21 @@ class Settings(BaseSettings):
         50_000_000, ge=0, description="how fast everything is read again; 0 for never"
     )
     scrub_hours: float = Field(24.0, gt=0, description="how often a round of that begins at most")
+    chunk_digests: list[Literal["blake3", "sha256"]] = Field(
+        ["blake3", "sha256"], min_length=1, description="accepted digests of chunks"
+    )
+    layer_check: Literal["later", "before"] = Field(
+        "later",
+        description="when the SHA-256 of whole layers is computed: before a model is shown, or "
+        "later, and before the mirror offers them",
+    )
+    mirror: str = Field("", description="HOST:PORT of the registry mirror; off if empty")
+    mirror_for: list[str] = Field(
+        [], description="repositories that it mirrors, HOST[:PORT][/PREFIX]; all others are 404"
+    )
+    warm_keep_free: float = Field(
+        0.1, ge=0, lt=1, description="share of the memory that warm-up leaves available"
+    )
     print_config: bool = Field(False, description="print the settings and exit")
 
     @classmethod

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hmac import compare_digest
@@ -15,17 +16,25 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import CliApp
+from starlette.types import ASGIApp
 
 from cache_daemon.config import Settings, read_token
 from cache_daemon.fetch.access import Access, Policy
+from cache_daemon.fetch.admission import algorithms, both, whole_layers
 from cache_daemon.fetch.fetcher import Fetcher
 from cache_daemon.fetch.grants import Grants
 from cache_daemon.fetch.node import Node
 from cache_daemon.fetch.queue import Queue
+from cache_daemon.mirror.app import Mirror
+from cache_daemon.mirror.desk import Desk
+from cache_daemon.mirror.shelf import Shelf
+from cache_daemon.mirror.upstream import Upstream
 from cache_daemon.serve.app import create
 from cache_daemon.space.room import Limits
+from cache_daemon.store.proof import Prover
 from cache_daemon.store.scrub import Scrub
 from cache_daemon.store.store import Store
+from cache_daemon.store.warm import Warmer
 from modelpack.disk.heap import keep_freed_memory
 from modelpack.oci.settings import ConnectSettings
 from modelpack.spec.errors import ModelpackError
@@ -54,8 +63,11 @@ def main() -> None:
         token = read_token(settings.token_file) if settings.token_file else None
         node = open_node(settings)
         scrub = Scrub(node.store, settings.scrub_bytes_per_second, settings.scrub_hours * 3600)
+        prover = Prover(node.store)
+        mirror = open_mirror(settings, node, prover) if settings.mirror else None
         app = create(node, scrub)
-        sockets = [(app, _unix_socket(settings.socket))]
+        sockets: list[tuple[ASGIApp, socket.socket]] = [(app, _unix_socket(settings.socket))]
+        mirror_socket = _tcp_socket(settings.mirror) if mirror else None
         if settings.listen and token is not None:
             sockets.append((_guarded(app, token), _tcp_socket(settings.listen)))
     except (ModelpackError, OSError, ValueError) as error:
@@ -63,30 +75,77 @@ def main() -> None:
         sys.stderr.write(f"modelpack-cache-daemon: {error}\n")
         sys.stderr.write(f"  next: {hint}\n" if hint else "")
         sys.exit(1)
-    _log.info("serving socket=%s listen=%s", settings.socket, settings.listen or "-")
+    _log.info(
+        "serving socket=%s listen=%s mirror=%s",
+        settings.socket, settings.listen or "-", settings.mirror or "-",
+    )  # fmt: skip
+    node.start()
+    prover.start()
     scrub.start()
+    beside = _Beside(mirror, mirror_socket) if mirror and mirror_socket else None
     try:
         asyncio.run(_serve(sockets))
     finally:
+        if beside:
+            beside.close()
         scrub.close()
+        prover.close()
         settings.socket.unlink(missing_ok=True)
         node.close()
 
 
 def open_node(settings: Settings) -> Node:
     """Open the store and connect it with the registries; raises BadStore, DiskError."""
-    store = Store(settings.root, Limits(settings.keep_free, settings.most))
-    policy = Policy(tuple(settings.registries), tuple(settings.layouts))
-    connect = ConnectSettings(plain_http=settings.plain_http, ca_file=settings.ca_file)
-    queue = Queue(
-        Fetcher(store, settings.jobs), slots=settings.slots, grace_seconds=settings.grace_seconds
+    limits = Limits(
+        settings.keep_free,
+        settings.most,
+        prefetch_share=settings.prefetch_share,
+        namespaces=settings.namespace_bytes,
     )
+    store = Store(settings.root, limits)
+    policy = Policy(tuple(settings.registries), tuple(settings.layouts))
+    connect = connect_settings(settings)
+    rules = [algorithms(settings.chunk_digests)]
+    if settings.layer_check == "before":
+        rules.append(whole_layers(store))
+    fetcher = Fetcher(store, settings.jobs, both(*rules))
+    queue = Queue(fetcher, slots=settings.slots, grace_seconds=settings.grace_seconds)
     _log.info("store opened root=%s models=%d", settings.root, len(store.snapshots()))
     grants = Grants(settings.grant_seconds, settings.max_stale)
-    return Node(store, Access(policy, connect), queue, grants)
+    warmer = Warmer(store, settings.warm_keep_free)
+    return Node(store, Access(policy, connect), queue, grants, warmer)
 
 
-async def _serve(sockets: list[tuple[FastAPI, socket.socket]]) -> None:
+def connect_settings(settings: Settings) -> ConnectSettings:
+    """Return how registries are talked to, without anybody's credentials."""
+    return ConnectSettings(plain_http=settings.plain_http, ca_file=settings.ca_file)
+
+
+def open_mirror(settings: Settings, node: Node, prover: Prover) -> Mirror:
+    """Build the registry mirror."""
+    upstream = Upstream(connect_settings(settings))
+    return Mirror(Desk(node, Shelf(node.store, prover), upstream), settings.mirror_for)
+
+
+class _Beside:
+    """The mirror, on a thread and loop of its own: sendfile waits for cold disks."""
+
+    def __init__(self, mirror: Mirror, bound: socket.socket) -> None:
+        self._mirror = mirror
+        self._server = _server(mirror)
+        self._thread = threading.Thread(
+            target=asyncio.run, args=(self._server.serve([bound]),), daemon=True, name="mirror"
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Let answers end, for a moment."""
+        self._server.should_exit = True
+        self._thread.join(5)
+        self._mirror.close()
+
+
+async def _serve(sockets: list[tuple[ASGIApp, socket.socket]]) -> None:
     servers = [_server(app) for app, _ in sockets]
     loop = asyncio.get_running_loop()
 
@@ -129,10 +188,11 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(app: FastAPI) -> uvicorn.Server:
+def _server(app: ASGIApp) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         log_level="warning",
+        http="httptools",
         loop="asyncio",
         timeout_graceful_shutdown=3,
         timeout_keep_alive=30,

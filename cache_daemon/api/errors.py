@@ -6,6 +6,7 @@ ModelpackError
     ├── InUse              leased, pinned or in flight: it stays
     ├── NoSpace            does not fit; `shortfall` in bytes
     ├── Draining           nothing new is taken
+    ├── Refused            the artifact is not what it says, or policy does not want it
     ├── Cancelled          nobody waits for it any more
     └── BadStore           the directory is not a store, or of another time
 """
@@ -45,6 +46,10 @@ class Draining(CacheError):
     """The node is being drained: nothing new is taken."""
 
     permanent = False
+
+
+class Refused(CacheError):
+    """The artifact is not what it says it is, or the operator's policy does not accept it."""
 
 
 class Cancelled(CacheError):

@@ -25,8 +25,12 @@ class Priority(StrEnum):
 
 
 class State(StrEnum):
-    """Where a model is on its way to the node."""
+    """Where a model is on its way to the node.
 
+    WAITING: wanted, but nothing is done for it now: a credential is missing, or it is tried later.
+    """
+
+    WAITING = "waiting"
     QUEUED = "queued"
     FETCHING = "fetching"
     READY = "ready"
@@ -62,6 +66,7 @@ class Snapshot:
     bytes_reused: int
     fetch_seconds: float
     created: float
+    namespace: str = ""  # who asked first
 
     @property
     def ids(self) -> frozenset[str]:
@@ -101,6 +106,32 @@ class Pin:
     def holds(self, now: float) -> bool:
         """Whether it still counts."""
         return not self.until or now < self.until
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Want:
+    """A model that somebody asked for and that is not here yet; no secret is in it.
+
+    `deadline` is a time, 0 for none: what is due earlier is fetched earlier.
+    """
+
+    key: str
+    reference: str
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    priority: Priority = Priority.PREFETCH
+    namespace: str = ""
+    deadline: float = 0.0
+    created: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An artifact that was found to lie, and is not shown again."""
+
+    digest: str
+    reason: str
+    created: float
 
 
 def snapshot_key(digest: str, paths: Iterable[str]) -> str:

@@ -1,13 +1,17 @@
 """From a resolved artifact to a snapshot in the store, by the engine of `modelpack`."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache_daemon.api.values import Snapshot, StoredFile
+from cache_daemon.api.values import Priority, Snapshot, StoredFile
+from cache_daemon.fetch.admission import Admission, Candidate, admit_all
+from cache_daemon.fetch.arriving import Arriving, Listener
 from cache_daemon.fetch.request import Wanted
 from cache_daemon.store.files import file_id
+from cache_daemon.store.promises import Claim
+from cache_daemon.store.snapshots import Papers
 from cache_daemon.store.store import Store
 from modelpack.checkout.indexed import IndexedCheckout, Moved
 from modelpack.checkout.place import Staged
@@ -16,13 +20,15 @@ from modelpack.checkout.staging import Staging
 from modelpack.checkout.whole import WholeCheckout, verify_blob
 from modelpack.chunks.cut import CHUNK_SIZE, cut
 from modelpack.chunks.table import TableCache, digest_chunks
-from modelpack.spec.errors import IntegrityError
+from modelpack.spec import limits
+from modelpack.spec.errors import IntegrityError, LimitExceeded, NotFound
 from modelpack.spec.index import ChunkIndex, decode
 from modelpack.spec.kinds import layer_plan
-from modelpack.spec.progress import QUIET, Reporter
+from modelpack.spec.progress import QUIET
 from modelpack.spec.registry import Repository
 from modelpack.state.database import Database
 from modelpack.state.digests import DigestCache
+from modelpack.transfer.blob import read_blob
 from modelpack.transfer.stop import Stop
 
 _ALGORITHM = "blake3"
@@ -30,22 +36,26 @@ _ALGORITHM = "blake3"
 
 @dataclass(frozen=True, slots=True)
 class Fetcher:
-    """Fetches one model at a time into the store; `jobs` connections each."""
+    """Fetches one model at a time into the store; `jobs` connections each.
+
+    `admit` has the last word before anything is shown.
+    """
 
     store: Store
     jobs: int = 4
+    admit: Admission = admit_all
 
-    def fetch(self, wanted: Wanted, reporter: Reporter, stop: Stop) -> Snapshot:
+    def fetch(self, wanted: Wanted, listener: Listener, stop: Stop) -> Snapshot:
         """Bring the model here, verified and durable, or raise what was in the way.
 
         Interrupted at any instant, the next call continues. Raises NoSpace before a byte is
-        fetched, and the error that `stop` was set with.
+        fetched, Refused, and the error that `stop` was set with.
         """
         if self.store.has(wanted.key):
             return self.store.snapshot(wanted.key)
         repository = wanted.open(wanted.reference)
         try:
-            run = _Fetch(wanted, self.store, repository, reporter, stop, self.jobs)
+            run = _Fetch(wanted, self.store, repository, listener, stop, self.jobs, self.admit)
             return run.indexed() if wanted.artifact.index else run.whole()
         finally:
             self.store.end(wanted.key)
@@ -57,9 +67,10 @@ class _Fetch:
     wanted: Wanted
     store: Store
     repository: Repository
-    reporter: Reporter
+    reporter: Listener
     stop: Stop
     jobs: int
+    admit: Admission
 
     def indexed(self) -> Snapshot:
         wanted, index = self.wanted, self.wanted.artifact.index
@@ -74,7 +85,7 @@ class _Fetch:
         )
         known = sum(index.files[n].size for n in wanted.files if ids[n] in here)
         needed = sum(index.files[n].size for n in absent)
-        self.store.reserve(wanted.key, needed)
+        self.store.reserve(wanted.key, needed, self._claim(known + needed))
         tables = TableCache(
             DigestCache(Database(None)), index.header.algorithm, index.header.chunk_size
         )
@@ -83,6 +94,7 @@ class _Fetch:
         )
         area = self.store.partial(wanted.key)
         with Staging(area, wanted.artifact.digest, len(index)) as staging:
+            self.reporter.arriving(Arriving(wanted, staging, here.keys(), self.store.files.path))
             try:
                 moved = checkout.stage(absent, staging, self.repository, self._find(index, here))
                 self._check_unsigned(index, absent, staging)
@@ -93,7 +105,9 @@ class _Fetch:
             self.store.settle(wanted.key)
             snapshot = self._snapshot(files, Moved(moved.received, moved.reused + known), started)
             staged = {ids[number]: staging.path(number) for number in absent}
-            self.store.publish(snapshot, staged, index.encode())
+            papers = self._papers(index.encode())
+            self.admit(Candidate(wanted, snapshot, papers, self._path_of(staged)))
+            self.store.publish(snapshot, staged, papers)
             staging.discard()
         return snapshot
 
@@ -105,7 +119,8 @@ class _Fetch:
         layers = [one for one in layers if one.form != "raw" or wanted.takes(one.path)]
         # A compressed layer grows; what it grows to is known, and checked, when it is unpacked.
         self.store.begin(wanted.key, ())
-        self.store.reserve(wanted.key, 2 * sum(one.descriptor.size for one in layers))
+        size = sum(one.descriptor.size for one in layers)
+        self.store.reserve(wanted.key, 2 * size, self._claim(size))
         checkout = WholeCheckout(layers, self.repository, self.reporter, self.jobs, self.stop)
         area = self.store.partial(wanted.key)
         with Staging(area, wanted.artifact.digest, checkout.parts) as staging:
@@ -115,7 +130,9 @@ class _Fetch:
             files = tuple(_stored(path, entry) for path, entry in sorted(entries.items()))
             staged = {one.id: entries[one.path].file for one in files if one.id}
             snapshot = self._snapshot(files, moved, started)
-            self.store.publish(snapshot, _present(staged), None)
+            papers = self._papers(b"")
+            self.admit(Candidate(wanted, snapshot, papers, self._path_of(_present(staged))))
+            self.store.publish(snapshot, _present(staged), papers)
             staging.discard()
         return snapshot
 
@@ -153,7 +170,24 @@ class _Fetch:
             bytes_reused=moved.reused,
             fetch_seconds=round(time.monotonic() - started, 3),
             created=round(time.time(), 3),
+            namespace=wanted.namespace,
         )
+
+    def _claim(self, bytes_: int) -> Claim:
+        prefetch = self.reporter.priority is not Priority.POD
+        return Claim(bytes_, self.wanted.namespace, prefetch)
+
+    def _papers(self, index: bytes) -> Papers:
+        """Return what registry clients ask for besides layers; a config may be missing."""
+        artifact = self.wanted.artifact
+        try:
+            config = read_blob(self.repository, artifact.manifest.config, limits.CONFIG_BYTES)
+        except (NotFound, LimitExceeded):
+            config = b""
+        return Papers(artifact.data, config, index)
+
+    def _path_of(self, staged: Mapping[str, Path]) -> Callable[[str], Path]:
+        return lambda id_: staged.get(id_) or self.store.files.path(id_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +201,7 @@ class _Neighbours:
     def __call__(self, local: Local) -> None:
         for snapshot in self.snapshots:
             data = self.store.index(snapshot.key)
-            if data is None:
+            if not data:
                 continue
             index = decode(data)
             if index.header.algorithm != self.algorithm:

@@ -46,7 +46,8 @@ class Grants:
         """Return the name under which somebody's right to something is remembered."""
         mac = hmac.new(self._secret, digestmod=hashlib.sha256)
         who = credential or Credential()
-        for part in (who.username, who.password, who.identity_token, *what):
+        secrets = (who.username, who.password, who.identity_token, who.registry_token)
+        for part in (*secrets, *what):
             mac.update(len(part.encode()).to_bytes(8, "big") + part.encode())
         return mac.digest()
 

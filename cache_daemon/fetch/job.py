@@ -1,5 +1,6 @@
 """One fetch under way: who waits for it, how far it is, how it ended."""
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 
 from cache_daemon.api.errors import Cancelled
 from cache_daemon.api.values import Priority, Snapshot, State
+from cache_daemon.fetch.arriving import Arriving
 from cache_daemon.fetch.request import Wanted
 from modelpack.transfer.stop import Stop
 
@@ -30,7 +32,7 @@ class Status:
 
 
 class Job:
-    """A fetch. Thread-safe; also the `Reporter` that the fetch tells about itself."""
+    """A fetch. Thread-safe; also the `Listener` that the fetch tells about itself."""
 
     def __init__(self, wanted: Wanted, priority: Priority, number: int) -> None:
         self.wanted = wanted
@@ -39,6 +41,8 @@ class Job:
         self.state = State.QUEUED
         self.snapshot: Snapshot | None = None
         self.error: Exception | None = None
+        self.model: Arriving | None = None
+        self.due = math.inf  # a time
         self._changed = threading.Condition()
         self._waiters: dict[int, Priority] = {}
         self._last = priority
@@ -83,6 +87,18 @@ class Job:
         with self._changed:
             self._phase = name
             return self._phases.setdefault(name, _Phase())
+
+    def arriving(self, model: Arriving, /) -> None:
+        """From now on bytes can be read while they come (see Listener)."""
+        with self._changed:
+            self.model = model
+            self._changed.notify_all()
+
+    def wait_for_bytes(self, seconds: float) -> Arriving | None:
+        """Wait until bytes can be read while they come; None if that is not so by then."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.over or self.model, seconds)
+            return self.model
 
     def status(self) -> Status:
         """Return how it is now."""

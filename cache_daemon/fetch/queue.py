@@ -1,5 +1,6 @@
 """The queue: fetches joined, ordered by urgency, run a few at a time, cancelled when unwanted."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -7,9 +8,9 @@ from typing import Protocol
 
 from cache_daemon.api.errors import Cancelled, Draining
 from cache_daemon.api.values import Priority, Snapshot
+from cache_daemon.fetch.arriving import Listener
 from cache_daemon.fetch.job import Job
 from cache_daemon.fetch.request import Wanted
-from modelpack.spec.progress import Reporter
 from modelpack.transfer.stop import Stop
 
 _REMEMBERED = 200  # jobs that are over
@@ -18,7 +19,7 @@ _REMEMBERED = 200  # jobs that are over
 class Fetches(Protocol):
     """What does the work."""
 
-    def fetch(self, wanted: Wanted, reporter: Reporter, stop: Stop) -> Snapshot:
+    def fetch(self, wanted: Wanted, listener: Listener, stop: Stop) -> Snapshot:
         """Bring the model here (see Fetcher)."""
 
 
@@ -31,9 +32,9 @@ class Queue:
     def __init__(self, fetcher: Fetches, *, slots: int = 2, grace_seconds: float = 60.0) -> None:
         """`grace_seconds` is how long a fetch goes on after nobody waits for it any more.
 
-        `arrived` is called with the key of every snapshot before its waiters hear of it.
+        `ended` is called with every fetch that is over, before its waiters hear of it.
         """
-        self.arrived: Callable[[str], None] = lambda _key: None
+        self.ended: Callable[[Job, Exception | None], None] = lambda _job, _error: None
         self._fetcher = fetcher
         self._grace = grace_seconds
         self._changed = threading.Condition()
@@ -50,8 +51,10 @@ class Queue:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, wanted: Wanted, priority: Priority) -> tuple[Job, int]:
+    def submit(self, wanted: Wanted, priority: Priority, deadline: float = 0.0) -> tuple[Job, int]:
         """Want something; returns the job, joined if there is one, and the number to leave with.
+
+        Among those of one priority the one that is due earlier goes first; 0 is never.
 
         Raises Draining.
         """
@@ -63,6 +66,7 @@ class Queue:
                 self._number += 1
                 job = self._jobs[wanted.key] = Job(wanted, priority, self._number)
                 self._forget_old()
+            job.due = min(job.due, deadline or math.inf)
             waiter = job.join(priority)
             self._changed.notify_all()
             return job, waiter
@@ -99,6 +103,11 @@ class Queue:
             self._draining = on
 
     @property
+    def paused(self) -> bool:
+        """Whether no more fetches begin for now."""
+        return self._paused
+
+    @property
     def draining(self) -> bool:
         """Whether nothing new is taken."""
         return self._draining
@@ -125,10 +134,10 @@ class Queue:
         while (job := self._take(only_pods=only_pods)) is not None:
             try:
                 snapshot = self._fetcher.fetch(job.wanted, job, job.stop)
-                self.arrived(snapshot.key)
+                self.ended(job, None)
                 job.succeed(snapshot)
             except Exception as error:  # noqa: BLE001  # the waiters must hear of it, whatever it is
-                job.fail(error)
+                self._fail(job, error)
 
     def _take(self, *, only_pods: bool) -> Job | None:
         with self._changed:
@@ -146,7 +155,7 @@ class Queue:
             for job in self._jobs.values()
             if job.state == "queued" and (not only_pods or job.priority is Priority.POD)
         ]
-        return min(waiting, key=lambda job: (job.priority.rank, job.number), default=None)
+        return min(waiting, key=lambda job: (job.priority.rank, job.due, job.number), default=None)
 
     def _cancel_if_unwanted(self, job: Job) -> None:
         with self._changed:
@@ -157,6 +166,13 @@ class Queue:
         error = Cancelled(f"{job.wanted.name}: cancelled", hint="ask for it again: it continues")
         job.stop.set(error)
         if job.state == "queued":
+            self._fail(job, error)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        try:
+            if not self._closed:  # the next daemon goes on with what this one leaves
+                self.ended(job, error)
+        finally:
             job.fail(error)
 
     def _forget_old(self) -> None:

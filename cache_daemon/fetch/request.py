@@ -30,6 +30,7 @@ class Wanted:
     takes: Callable[[str], bool]
     patterns: tuple[Sequence[str], Sequence[str]]
     open: Opener
+    namespace: str = ""
 
     @property
     def domain(self) -> str:
@@ -68,7 +69,11 @@ class Wanted:
 
 
 def resolve(
-    reference: Reference, opener: Opener, include: Sequence[str], exclude: Sequence[str]
+    reference: Reference,
+    opener: Opener,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    namespace: str = "",
 ) -> Wanted:
     """Ask the registry, with the caller's credentials, what a reference is.
 
@@ -81,7 +86,8 @@ def resolve(
         artifact = read_artifact(repository, reference.target)
     finally:
         repository.close()
-    wanted = Wanted(reference, artifact, takes, (tuple(include), tuple(exclude)), opener)
+    patterns = (tuple(include), tuple(exclude))
+    wanted = Wanted(reference, artifact, takes, patterns, opener, namespace)
     if artifact.index and not wanted.files:
         raise NotFound(
             f"{wanted.name}: none of {len(artifact.index.files)} files selected",

@@ -1,8 +1,9 @@
 """The control API, version 1. Handlers are plain functions: FastAPI runs them on threads."""
 
 import json
+import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated
 
 from fastapi import FastAPI, Path, Response
@@ -12,10 +13,11 @@ from cache_daemon.api.errors import Draining
 from cache_daemon.api.values import KEY_LENGTH, Lease, Priority, State
 from cache_daemon.fetch.node import Model, Node
 from cache_daemon.serve import problems
-from cache_daemon.serve.bodies import EnsureBody, LeaseBody, PinBody, RevokeBody
+from cache_daemon.serve.bodies import EnsureBody, LeaseBody, PinBody, RevokeBody, WarmBody
 from cache_daemon.serve.metrics import Metrics
 from cache_daemon.space.room import Disk
 from cache_daemon.store.scrub import Scrub
+from cache_daemon.store.warm import Warmed
 
 _Key = Annotated[str, Path(pattern=rf"^[0-9a-f]{{{KEY_LENGTH}}}$")]
 # The name of a file: no separators, no leading dot.
@@ -67,6 +69,7 @@ class Stats:
     fetching: int
     queued: int
     draining: bool
+    paused: bool
 
 
 def create(node: Node, scrub: Scrub) -> FastAPI:
@@ -85,6 +88,7 @@ def create(node: Node, scrub: Scrub) -> FastAPI:
     _models(app, node)
     _leases(app, node)
     _operations(app, node)
+    _brakes(app, node)
 
     @app.get("/metrics", include_in_schema=False)
     def metrics_text() -> Response:
@@ -97,7 +101,8 @@ def _models(app: FastAPI, node: Node) -> None:
     @app.post("/v1/models", status_code=202)
     def ensure(body: EnsureBody) -> Model:
         """See to it that a model comes to the node; returns at once."""
-        return node.ensure(body.ask(body.priority), pin=body.pin, until=body.until)
+        ask = replace(body.ask(body.priority), deadline=body.deadline)
+        return node.ensure(ask, pin=body.pin, until=body.until)
 
     @app.get("/v1/models")
     def list_models() -> list[Model]:
@@ -120,6 +125,11 @@ def _models(app: FastAPI, node: Node) -> None:
         """Remove a model, or cancel its fetch."""
         return Removed(node.remove(key))
 
+    @app.post("/v1/models/{key}/warm")
+    def warm(key: _Key, body: WarmBody) -> Warmed:
+        """Read a model into the page cache, as far as memory allows; asked again, it goes on."""
+        return node.warm(key, body.seconds)
+
     @app.put("/v1/models/{key}/pin", status_code=204)
     def pin(key: _Key, body: PinBody) -> None:
         """Keep a model whatever happens."""
@@ -134,10 +144,16 @@ def _models(app: FastAPI, node: Node) -> None:
 def _leases(app: FastAPI, node: Node) -> None:
     @app.put("/v1/leases/{lease}", response_model=Lease | Model)
     def lease(lease: _LeaseId, body: LeaseBody, response: Response) -> Lease | Model:
-        """Hold a model: 200 and the lease, or 202 and the model while it is on its way."""
+        """Hold a model: 200 and the lease, or 202 and the model while it is on its way.
+
+        With `warm` it is also read into the page cache, as far as time and memory allow.
+        """
+        started = time.monotonic()
         found = node.lease(lease, body.ask(Priority.POD), body.owner.value(), body.seconds)
         if isinstance(found, Model):
             response.status_code = 202
+        elif body.warm:
+            node.warm(found.key, max(0.0, body.seconds - (time.monotonic() - started)))
         return found
 
     @app.get("/v1/leases")
@@ -157,16 +173,6 @@ def _operations(app: FastAPI, node: Node) -> None:
         """Remove what nothing needs: files without a snapshot, staging areas given up."""
         done = node.store.collect()
         return Collection(done.snapshots, done.bytes_freed)
-
-    @app.post("/v1/drain", status_code=204)
-    def drain() -> None:
-        """Take nothing new; what is under way ends."""
-        node.queue.drain()
-
-    @app.delete("/v1/drain", status_code=204)
-    def undrain() -> None:
-        """Take new fetches again."""
-        node.queue.drain(on=False)
 
     @app.post("/v1/revoke")
     def revoke(body: RevokeBody) -> Revoked:
@@ -192,6 +198,28 @@ def _operations(app: FastAPI, node: Node) -> None:
         return {"status": "ready"}
 
 
+def _brakes(app: FastAPI, node: Node) -> None:
+    @app.post("/v1/drain", status_code=204)
+    def drain() -> None:
+        """Take nothing new; what is under way ends."""
+        node.queue.drain()
+
+    @app.delete("/v1/drain", status_code=204)
+    def undrain() -> None:
+        """Take new fetches again."""
+        node.queue.drain(on=False)
+
+    @app.post("/v1/pause", status_code=204)
+    def pause() -> None:
+        """Begin no more fetches for now; those under way go on, new ones wait."""
+        node.queue.pause()
+
+    @app.delete("/v1/pause", status_code=204)
+    def resume() -> None:
+        """Begin fetches again."""
+        node.queue.pause(on=False)
+
+
 def statistics(node: Node, disk: Disk) -> Stats:
     """Return the cache in numbers."""
     states = [job.state for job in node.queue.jobs()]
@@ -205,6 +233,7 @@ def statistics(node: Node, disk: Disk) -> Stats:
         fetching=states.count(State.FETCHING),
         queued=states.count(State.QUEUED),
         draining=node.queue.draining,
+        paused=node.queue.paused,
     )
 
 

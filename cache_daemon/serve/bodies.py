@@ -30,6 +30,9 @@ class WantBody(_Body):
     ref: Annotated[str, Field(min_length=1, max_length=1024, examples=["ghcr.io/llm/llama:v3"])]
     include: Annotated[list[_Pattern], Field(max_length=100)] = []
     exclude: Annotated[list[_Pattern], Field(max_length=100)] = []
+    namespace: Annotated[
+        str, Field(max_length=63, description="whose quota it counts for; a Kubernetes namespace")
+    ] = ""
     credential: CredentialBody | None = None
 
     def ask(self, priority: Priority) -> Ask:
@@ -47,16 +50,21 @@ class WantBody(_Body):
             include=tuple(self.include),
             exclude=tuple(self.exclude),
             priority=priority,
+            namespace=self.namespace,
             credential=credential,
         )
 
 
 class EnsureBody(WantBody):
-    """A model that is to come to the node. `until` is a time in seconds since the epoch."""
+    """A model that is to come to the node. `until` and `deadline` are seconds since the epoch.
+
+    Of two models with one priority, the one with the earlier deadline is fetched first.
+    """
 
     priority: Priority = Priority.PREFETCH
     pin: bool = False
     until: Annotated[float, Field(ge=0, le=1e11)] = 0.0
+    deadline: Annotated[float, Field(ge=0, le=1e11)] = 0.0
 
 
 class OwnerBody(_Body):
@@ -76,6 +84,13 @@ class LeaseBody(WantBody):
     """A hold on a model; waits at most `seconds` for it to arrive."""
 
     owner: OwnerBody = OwnerBody()
+    seconds: Annotated[float, Field(ge=0, le=110)] = 0.0
+    warm: bool = False
+
+
+class WarmBody(_Body):
+    """Bring a model into the page cache; waits at most `seconds` for it."""
+
     seconds: Annotated[float, Field(ge=0, le=110)] = 0.0
 
 

@@ -17,6 +17,7 @@ from cache_daemon.api.errors import (
     NoSpace,
     NoSuchLease,
     NoSuchModel,
+    Refused,
 )
 from modelpack.spec.errors import (
     ArtifactError,
@@ -36,6 +37,7 @@ _STATUSES: Final[tuple[tuple[type[ModelpackError], int], ...]] = (
     (NoSuchLease, 404),
     (InUse, 409),
     (Cancelled, 409),
+    (Refused, 403),
     (NoSpace, 507),
     (Draining, 503),
     (BadStore, 500),

@@ -1,6 +1,7 @@
 """How many bytes the cache may take on a disk that it shares."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +20,24 @@ class Limits:
 
     kubelet evicts pods at 10 % free (nodefs) or 15 % (imagefs) and removes images at 85 % used: a
     cache must never be the reason. `keep_free` is a share of the disk that stays free whatever
-    happens, `most` an absolute bound in bytes, 0 for none.
+    happens, `most` an absolute bound in bytes, 0 for none. Where others take that share, models go
+    until `slack` more than it is free.
+
+    `namespaces` are the bytes that the models first asked for by a namespace may have in all, `*`
+    for those not named, 0 for no bound. Models that were prefetched and never used have at most
+    `prefetch_share` of the room.
     """
 
     keep_free: float = 0.18
     most: int = 0
     inodes_free: float = 0.07
+    slack: float = 0.02
+    prefetch_share: float = 1.0
+    namespaces: Mapping[str, int] = field(default_factory=dict)
+
+    def quota(self, namespace: str) -> int:
+        """Return the bytes that a namespace may have; 0 for no bound."""
+        return self.namespaces.get(namespace, self.namespaces.get("*", 0))
 
 
 def room(disk: Disk, used: int, unwritten: int, limits: Limits) -> int:

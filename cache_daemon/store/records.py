@@ -1,8 +1,9 @@
 """Small JSON files that are there completely, durably, or not at all."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
@@ -49,3 +50,34 @@ def remove_record(path: Path) -> bool:
             return False
         sync(path.parent)
     return True
+
+
+@dataclass
+class Records(Generic[Record]):
+    """A directory of records and what it holds, in memory. A change counts when it is durable."""
+
+    directory: Path
+    kind: type[Record]
+    held: dict[str, Record]
+
+    @classmethod
+    def load(cls, directory: Path, kind: type[Record]) -> "Records[Record]":
+        """Read all; damaged ones, and those that a crash left half-written, are taken away."""
+        records = cls(directory, kind, {})
+        for path in directory.iterdir():
+            record = read_record(path, kind)
+            if record is None:
+                remove_record(path)
+            else:
+                records.held[path.stem] = record
+        return records
+
+    def put(self, name: str, record: Record) -> None:
+        """Create or replace a record."""
+        write_record(self.directory / f"{name}.json", record)
+        self.held[name] = record
+
+    def drop(self, name: str) -> bool:
+        """Remove a record; returns whether it was there."""
+        self.held.pop(name, None)
+        return remove_record(self.directory / f"{name}.json")

@@ -12,7 +12,8 @@ from modelpack.disk.durable import sync
 from modelpack.disk.errors import disk_errors
 
 VERSION: Final = 1
-_PARTS: Final = ("files", "partial", "snapshots", "leases", "pins", "quarantine")
+_RECORDS: Final = ("snapshots", "leases", "pins", "wants", "refused")
+_PARTS: Final = ("files", "partial", "quarantine", *_RECORDS)
 # Hard links, atomic renames and fsync that means it. Others may work; nobody has tried them.
 _FILE_SYSTEMS: Final = ("ext4", "xfs", "btrfs", "tmpfs")
 
@@ -58,6 +59,16 @@ class Root:
         return self.path / "pins"
 
     @property
+    def wants(self) -> Path:
+        """One record per fetch that is not done."""
+        return self.path / "wants"
+
+    @property
+    def refused(self) -> Path:
+        """One record per artifact that was found to lie."""
+        return self.path / "refused"
+
+    @property
     def quarantine(self) -> Path:
         """Trees with damaged files, kept while somebody has them mounted."""
         return self.path / "quarantine"
@@ -74,7 +85,7 @@ class Root:
 
     def _drop_debris(self) -> None:
         """Remove what a crash left half-made or half-removed; it never had a name."""
-        for part in ("snapshots", "leases", "pins"):
+        for part in _RECORDS:
             for entry in (self.path / part).iterdir():
                 if entry.name.startswith("."):
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

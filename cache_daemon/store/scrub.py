@@ -32,7 +32,7 @@ def damaged(store: Store, snapshot: Snapshot, pace: Pace) -> set[str]:
 
 def _files(store: Store, snapshot: Snapshot, pace: Pace) -> Iterator[tuple[str, bool]]:
     data = store.index(snapshot.key)
-    index = decode(data) if data is not None else None
+    index = decode(data) if data else None
     lengths_of = {}
     algorithm = _ALGORITHM
     if index is not None:

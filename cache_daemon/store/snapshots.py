@@ -2,6 +2,8 @@
 
     snapshots/<key>/snapshot.json   what it is; written last but one
     snapshots/<key>/index           its chunk index, if it has one
+    snapshots/<key>/manifest        the manifest as it came, and the config
+    snapshots/<key>/proven.json     the layers whose SHA-256 was computed over these files
     snapshots/<key>/tree/           what is mounted
 
 A snapshot is prepared as `.new-<key>` and gets its name by a rename; it is removed by a rename to
@@ -10,7 +12,8 @@ A snapshot is prepared as `.new-<key>` and gets its name by a rename; it is remo
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +26,18 @@ from modelpack.disk.errors import disk_errors
 _RECORD: Final = "snapshot.json"
 _INDEX: Final = "index"
 _TREE: Final = "tree"
+_MANIFEST: Final = "manifest"
+_CONFIG: Final = "config"
+_PROVEN: Final = "proven.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Papers:
+    """What describes an artifact, as it came: manifest, config, chunk index. Empty if unknown."""
+
+    manifest: bytes = b""
+    config: bytes = b""
+    index: bytes = b""
 
 
 class Snapshots:
@@ -36,12 +51,23 @@ class Snapshots:
         """Return the directory that is mounted."""
         return self._root / key / _TREE
 
-    def index(self, key: str) -> bytes | None:
-        """Return the chunk index, if the snapshot has one."""
-        try:
-            return (self._root / key / _INDEX).read_bytes()
-        except FileNotFoundError:
-            return None
+    def papers(self, key: str) -> Papers:
+        """Return what came with a snapshot."""
+        names = (_MANIFEST, _CONFIG, _INDEX)
+        return Papers(*(_read(self._root / key / name) for name in names))
+
+    def index(self, key: str) -> bytes:
+        """Return the chunk index; empty if the snapshot has none."""
+        return _read(self._root / key / _INDEX)
+
+    def proven(self, key: str) -> frozenset[str]:
+        """Return the layers that were found to be what their SHA-256 says."""
+        return frozenset(read_record(self._root / key / _PROVEN, list[str]) or ())
+
+    def prove(self, key: str, layers: Iterable[str]) -> None:
+        """Remember these layers as proven."""
+        if (self._root / key).exists():
+            write_record(self._root / key / _PROVEN, sorted(layers))
 
     def load(self) -> Iterator[Snapshot]:
         """Yield the snapshots that are on the disk and whole; others are taken away."""
@@ -52,7 +78,7 @@ class Snapshots:
             else:
                 self.remove(directory.name)
 
-    def publish(self, snapshot: Snapshot, index: bytes | None) -> None:
+    def publish(self, snapshot: Snapshot, papers: Papers) -> None:
         """Make the tree and give it its name; all files are in the store."""
         new = self._root / f".new-{snapshot.key}"
         with disk_errors("publish", self._root / snapshot.key):
@@ -69,8 +95,13 @@ class Snapshots:
                     path.symlink_to(file.link)
                 else:
                     os.link(self._files.path(file.id), path)
-            if index is not None:
-                write_file(new / _INDEX, index)
+            for name, data in (
+                (_MANIFEST, papers.manifest),
+                (_CONFIG, papers.config),
+                (_INDEX, papers.index),
+            ):
+                if data:
+                    write_file(new / name, data)
             write_record(new / _RECORD, snapshot)
             for directory in directories:
                 sync(directory)
@@ -111,3 +142,10 @@ class Snapshots:
         except OSError:
             return False
         return True
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""

@@ -1,33 +1,24 @@
 """The store: what the daemon keeps, under one lock. No network here."""
 
-import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from cache_daemon.api.errors import InUse, NoSpace, NoSuchLease, NoSuchModel
-from cache_daemon.api.values import Lease, Owner, Pin, Snapshot
-from cache_daemon.space.evict import Candidate, choose, freed_by, worth
-from cache_daemon.space.room import Disk, Limits, room
+from cache_daemon.api.errors import InUse, NoSuchLease, NoSuchModel, Refused
+from cache_daemon.api.values import Lease, Owner, Pin, Refusal, Snapshot, Want
+from cache_daemon.space.room import Disk, Limits
+from cache_daemon.store.evictor import Collected, Evictor, disk_of
 from cache_daemon.store.files import Files
 from cache_daemon.store.holds import Holds
 from cache_daemon.store.ledger import Ledger, Usage
+from cache_daemon.store.promises import Claim, Promises
+from cache_daemon.store.records import Records
 from cache_daemon.store.root import Root
-from cache_daemon.store.snapshots import Snapshots
-from modelpack.disk.errors import disk_errors
+from cache_daemon.store.snapshots import Papers, Snapshots
 
 Evicted = Callable[[Snapshot, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """What a collection removed: snapshots by key, bytes in all."""
-
-    snapshots: list[str] = field(default_factory=list)
-    bytes_freed: int = 0
 
 
 class Store:
@@ -44,9 +35,14 @@ class Store:
         self._holds = Holds(self._root.leases, self._root.pins)
         self._ledger = Ledger(path / "ledger.sqlite")
         self._ledger.keep_only(self._known)
-        self._reserved: dict[str, int] = {}  # bytes of each fetch under way
-        self._unwritten: dict[str, int] = {}  # those of them that are not on the disk yet
-        self._in_flight: dict[str, frozenset[str]] = {}  # files that fetches will link to
+        self._refused = Records.load(self._root.refused, Refusal)
+        self._wants = Records.load(self._root.wants, Want)
+        self._promises = Promises()
+        self._evictor = Evictor(
+            self._known, self._holds, self._ledger, self._promises, self._limits,
+            self.disk, self._drop,
+        )  # fmt: skip
+        self.on_published: Callable[[str], None] = lambda _key: None
         self.on_evicted: Evicted = lambda _snapshot, _bytes: None
 
     # What is here.
@@ -75,9 +71,23 @@ class Store:
         """Return the directory to mount."""
         return self._snapshots.tree(key)
 
-    def index(self, key: str) -> bytes | None:
-        """Return the chunk index of a snapshot, if it has one."""
+    def papers(self, key: str) -> Papers:
+        """Return the manifest, config and chunk index that came with a snapshot."""
+        return self._snapshots.papers(key)
+
+    def index(self, key: str) -> bytes:
+        """Return the chunk index of a snapshot; empty if it has none."""
         return self._snapshots.index(key)
+
+    def proven(self, key: str) -> frozenset[str]:
+        """Return the layers of a snapshot that were found to be what their SHA-256 says."""
+        return self._snapshots.proven(key)
+
+    def prove(self, key: str, layers: Collection[str]) -> None:
+        """Remember that these layers are what their SHA-256 says."""
+        with self._lock:
+            if key in self._known:
+                self._snapshots.prove(key, layers)
 
     def usage(self) -> Mapping[str, Usage]:
         """Return how snapshots were used."""
@@ -85,31 +95,17 @@ class Store:
 
     def links(self) -> dict[str, int]:
         """Return how many snapshots, and fetches under way, use each file."""
-        count: dict[str, int] = {}
         with self._lock:
-            for ids in [one.ids for one in self._known.values()] + list(self._in_flight.values()):
-                for id_ in ids:
-                    count[id_] = count.get(id_, 0) + 1
-        return count
-
-    def unique_bytes(self, key: str) -> int:
-        """Return the bytes that would be free without this snapshot."""
-        return freed_by(self._candidate(self.snapshot(key), Usage()), self.links())
+            return self._evictor.links()
 
     def used(self) -> int:
         """Return the bytes of all files; a shared file counts once."""
         with self._lock:
-            sizes = {file.id: file.size for one in self._known.values() for file in one.files}
-        return sum(sizes.values())
+            return self._evictor.used()
 
     def disk(self) -> Disk:
         """Return the state of the disk."""
-        with disk_errors("look at the disk of", self._root.path):
-            status = os.statvfs(self._root.path)
-        return Disk(
-            status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize,
-            status.f_files, status.f_favail,
-        )  # fmt: skip
+        return disk_of(self._root.path)
 
     # Coming in.
 
@@ -120,38 +116,41 @@ class Store:
     def begin(self, key: str, ids: Collection[str]) -> None:
         """A fetch begins that will link to these files: they stay, until `end`."""
         with self._lock:
-            self._in_flight[key] = frozenset(ids)
+            self._promises.begin(key, ids)
 
-    def reserve(self, key: str, bytes_: int) -> Collected:
+    def reserve(self, key: str, bytes_: int, claim: Claim | None = None) -> Collected:
         """Promise space to a fetch that has begun, evicting what must go; returns what went.
 
         Raises NoSpace with the shortfall, and then evicts nothing.
         """
+        claim = claim or Claim(bytes_)
         with self._lock:
-            evicted = self._make_room(key, bytes_)
-            self._reserved[key] = self._unwritten[key] = bytes_
+            evicted = self._evictor.within_quota(claim)
+            evicted += self._evictor.within_share(bytes_, claim)
+            evicted += self._make_room(key, bytes_)
+            self._promises.reserve(key, bytes_, claim)
             return evicted
 
     def end(self, key: str) -> None:
         """The fetch is over, well or not: its promises are void."""
         with self._lock:
-            for promises in (self._reserved, self._unwritten, self._in_flight):
-                promises.pop(key, None)
+            self._promises.end(key)
 
     def settle(self, key: str) -> None:
         """The space is taken on the disk now."""
         with self._lock:
-            self._unwritten.pop(key, None)
+            self._promises.settle(key)
 
-    def publish(self, snapshot: Snapshot, staged: Mapping[str, Path], index: bytes | None) -> None:
+    def publish(self, snapshot: Snapshot, staged: Mapping[str, Path], papers: Papers) -> None:
         """Make a snapshot of staged files, by id, and of files that are here already."""
         with self._lock:
             for id_, path in staged.items():
                 self.files.adopt(path, id_)
-            self._snapshots.publish(snapshot, index)
+            self._snapshots.publish(snapshot, papers)
             self._known[snapshot.key] = snapshot
             self._ledger.touch(snapshot.key)
             self.end(snapshot.key)
+        self.on_published(snapshot.key)
 
     def drop_partial(self, key: str) -> None:
         """Remove what was staged for a snapshot."""
@@ -188,9 +187,8 @@ class Store:
             return list(self._holds.leases.held.values())
 
     def pin(self, key: str, *, until: float = 0.0, reason: str = "") -> Pin:
-        """Keep a snapshot whatever happens, or until a time. Raises NoSuchModel."""
+        """Keep a snapshot whatever happens, or until a time; one not here is kept when it comes."""
         with self._lock:
-            self.snapshot(key)
             pin = Pin(key, time.time(), until, reason)
             self._holds.pins.put(key, pin)
             return pin
@@ -198,7 +196,6 @@ class Store:
     def unpin(self, key: str) -> bool:
         """Stop keeping; returns whether it was pinned."""
         with self._lock:
-            self.snapshot(key)
             return self._holds.pins.drop(key)
 
     def pins(self) -> list[Pin]:
@@ -222,22 +219,69 @@ class Store:
                 )
             return self._drop(snapshot)
 
+    def want(self, want: Want) -> None:
+        """Remember that a model is to come, over restarts."""
+        with self._lock:
+            self._wants.put(want.key, want)
+
+    def unwant(self, key: str) -> bool:
+        """Forget it; returns whether it was wanted."""
+        with self._lock:
+            return key in self._wants.held and self._wants.drop(key)
+
+    def wanted(self, key: str) -> bool:
+        """Whether a model is to come."""
+        with self._lock:
+            return key in self._wants.held
+
+    def wants(self) -> list[Want]:
+        """Return the models that are to come."""
+        with self._lock:
+            return list(self._wants.held.values())
+
     def collect(self, needed: int = 0) -> Collected:
         """Remove files and staging areas that nothing needs; then evict until `needed` are free."""
         with self._lock:
-            self._holds_expired()
+            self._holds.drop_expired()
             self._drop_quarantined()
             orphans = [id_ for id_, status in self.files.all() if status.st_nlink == 1]
-            in_flight = frozenset[str]().union(*self._in_flight.values())
-            freed = self.files.collect(id_ for id_ in orphans if id_ not in in_flight)
+            kept = self._promises.kept()
+            freed = self.files.collect(id_ for id_ in orphans if id_ not in kept)
             for area in self._root.partial("").iterdir():
-                if area.name not in self._in_flight and not _recent(area):
+                wanted = area.name in self._promises or area.name in self._wants.held
+                if not wanted and not _recent(area):
                     freed += _size(area)
                     self.drop_partial(area.name)
             if freed >= needed:
                 return Collected([], freed)
-            evicted = self._evict(needed - freed, partially=True)
-            return Collected(evicted.snapshots, evicted.bytes_freed + freed)
+            return Collected([], freed) + self._evictor.evict(needed - freed, partially=True)
+
+    def tidy(self) -> Collected:
+        """Make room where others have taken it: a full cache must never cause DiskPressure."""
+        with self._lock:
+            missing = -self._evictor.room()
+            if missing <= 0:
+                return Collected()
+            return self.collect(missing + int(self.disk().total * self._limits.slack))
+
+    def refuse(self, digest: str, reason: str) -> list[str]:
+        """Show no snapshot of this artifact any more, and remember why; returns their keys."""
+        with self._lock:
+            refusal = Refusal(digest, reason, time.time())
+            self._refused.put(digest.replace(":", "-"), refusal)
+            hit = [one for one in self._known.values() if one.digest == digest]
+            for one in hit:
+                self._set_aside(one)
+            return [one.key for one in hit]
+
+    def check_refused(self, digest: str, name: str) -> None:
+        """Raise Refused for an artifact that was found to lie."""
+        found = self._refused.held.get(digest.replace(":", "-"))
+        if found is not None:
+            raise Refused(
+                f"{name}: {found.reason}",
+                hint="pack and push it again, from a machine that you trust",
+            )
 
     def quarantine(self, ids: Collection[str]) -> list[str]:
         """Stop showing every snapshot with one of these files; returns their keys.
@@ -247,8 +291,7 @@ class Store:
         with self._lock:
             hit = [one for one in self._known.values() if one.ids & set(ids)]
             for one in hit:
-                del self._known[one.key]
-                self._snapshots.move(one.key, self._root.quarantine / f"{one.key}-{time.time_ns()}")
+                self._set_aside(one)
             for id_ in ids:
                 self.files.forget(id_)
             return [one.key for one in hit]
@@ -259,64 +302,32 @@ class Store:
         self._root.close()
 
     def _make_room(self, key: str, bytes_: int) -> Collected:
-        missing = bytes_ - self._room()
+        missing = bytes_ - self._evictor.room()
         if missing <= 0:
             return Collected()
         freed = self.collect().bytes_freed
         if freed >= missing:
             return Collected([], freed)
-        evicted = self._evict(missing - freed, partially=False, what=key)
-        return Collected(evicted.snapshots, evicted.bytes_freed + freed)
-
-    def _evict(self, needed: int, *, partially: bool, what: str = "") -> Collected:
-        usage = self._ledger.usage()
-        free = [one for one in self._known.values() if not self._holds.on(one.key)]
-        candidates = [self._candidate(one, usage.get(one.key, Usage())) for one in free]
-        links = self.links()
-        chosen, freed = choose(candidates, links, needed)
-        if freed < needed and not partially:
-            raise NoSpace(
-                f"{what}: {needed - freed} bytes too few, after evicting all of {len(free)} models "
-                f"that nobody holds ({freed} bytes)",
-                shortfall=needed - freed,
-                hint="release or unpin models, or give the cache more room",
-            )
-        bytes_freed = 0
-        for candidate in chosen:
-            value = worth(candidate, freed_by(candidate, links))
-            bytes_freed += self._drop(self._known[candidate.key])
-            self._ledger.evicted(candidate.key, value)
-        return Collected([one.key for one in chosen], bytes_freed)
+        return Collected([], freed) + self._evictor.evict(missing - freed, what=key)
 
     def _drop(self, snapshot: Snapshot) -> int:
         del self._known[snapshot.key]
         self._snapshots.remove(snapshot.key)
-        in_flight = frozenset[str]().union(*self._in_flight.values())
-        freed = self.files.collect(id_ for id_ in snapshot.ids if id_ not in in_flight)
+        kept = self._promises.kept()
+        freed = self.files.collect(id_ for id_ in snapshot.ids if id_ not in kept)
         self.on_evicted(snapshot, freed)
         return freed
 
-    def _candidate(self, snapshot: Snapshot, usage: Usage) -> Candidate:
-        files = {file.id: file.size for file in snapshot.files if file.id}
-        return Candidate(
-            snapshot.key, files, usage.uses, max(0.1, snapshot.fetch_seconds), usage.clock,
-            usage.last,
-        )  # fmt: skip
-
-    def _room(self) -> int:
-        used = self.used() + sum(self._reserved.values())
-        return room(self.disk(), used, sum(self._unwritten.values()), self._limits)
+    def _set_aside(self, snapshot: Snapshot) -> None:
+        del self._known[snapshot.key]
+        aside = self._root.quarantine / f"{snapshot.key}-{time.time_ns()}"
+        self._snapshots.move(snapshot.key, aside)
 
     def _drop_quarantined(self) -> None:
         leased = {lease.key for lease in self._holds.leases.held.values()}
         for tree in self._root.quarantine.iterdir():
             if tree.name.partition("-")[0] not in leased:
                 shutil.rmtree(tree, ignore_errors=True)
-
-    def _holds_expired(self) -> None:
-        now = time.time()
-        for key in [k for k, pin in self._holds.pins.held.items() if not pin.holds(now)]:
-            self._holds.pins.drop(key)
 
 
 _PARTIAL_SECONDS = 7 * 24 * 3600.0

@@ -36,6 +36,7 @@ class Artifact:
     layers: tuple[Descriptor, ...]  # that hold files: the index is not among them
     index: ChunkIndex | None
     index_signed: bool = True
+    data: bytes = b""  # the manifest as it came
 
     @property
     def digest(self) -> Digest:
@@ -67,7 +68,7 @@ def read_artifact(repository: Repository, target: str, platform: str = "") -> Ar
     signed = index is not None
     if index is None and kind is Kind.MODELPACK:
         index = _index_beside(repository, descriptor, manifest, layers)
-    return Artifact(descriptor, manifest, kind, layers, index, signed)
+    return Artifact(descriptor, manifest, kind, layers, index, signed, data)
 
 
 def _is_index(layer: Descriptor) -> bool:

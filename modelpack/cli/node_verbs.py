@@ -265,4 +265,4 @@ def _owner(lease: dict[str, Any]) -> str:
 
 
 def _code(model: dict[str, Any]) -> int:
-    return 5 if model["state"] in ("failed", "cancelled") else 0
+    return 5 if model["state"] in ("failed", "cancelled", "waiting") else 0

@@ -102,7 +102,10 @@ class Authenticator:
     def _renew(
         self, challenge: Challenge, scopes: tuple[str, ...], wanted: tuple[str, ...], refused: str
     ) -> str:
-        if challenge.scheme == "basic":
+        credential = self._known()
+        if credential and credential.registry_token:
+            grant = _Grant(self._given(credential, refused), _FOREVER)
+        elif challenge.scheme == "basic":
             grant = _Grant(self._basic(refused), _FOREVER)
         else:
             grant = self._bearer(challenge, wanted)
@@ -117,6 +120,12 @@ class Authenticator:
         header = basic(credential)
         if header == refused:
             raise self._unauthorized("the registry does not accept the user and password")
+        return header
+
+    def _given(self, credential: Credential, refused: str) -> str:
+        header = f"Bearer {credential.registry_token}"
+        if header == refused:
+            raise self._unauthorized("the registry does not accept the token, or no longer")
         return header
 
     def _bearer(self, challenge: Challenge, wanted: tuple[str, ...]) -> _Grant:

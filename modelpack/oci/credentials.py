@@ -24,11 +24,15 @@ _CONFIG_BYTES: Final = 4 << 20
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Credential:
-    """A user and a password, or an identity token. Never printed."""
+    """A user and a password, an identity token, or a token for the registry itself. Never printed.
+
+    An identity token is shown to a token server, a registry token goes to the registry as it is.
+    """
 
     username: str = ""
     password: str = ""
     identity_token: str = ""
+    registry_token: str = ""
 
     def __repr__(self) -> str:
         return "Credential(...)"
@@ -212,6 +216,9 @@ def _decode(entry: dict[str, Any], path: Path, registry: str) -> Credential | No
     token = entry.get("identitytoken")
     if isinstance(token, str) and token:
         return Credential(identity_token=token)
+    token = entry.get("registrytoken")
+    if isinstance(token, str) and token:
+        return Credential(registry_token=token)
     text = entry.get("auth")
     if isinstance(text, str) and text:
         try:

@@ -1,10 +1,13 @@
 import hashlib
+import signal
 
 import pytest
 
 from cache_daemon.api.values import Snapshot, StoredFile, snapshot_key
 from cache_daemon.space.room import Limits
+from cache_daemon.store.snapshots import Papers
 from cache_daemon.store.store import Store
+from tests.cache_daemon.process import Daemon
 
 ROOMY = Limits(keep_free=0.0, inodes_free=0.0)
 
@@ -48,7 +51,7 @@ def publish(store, name, files, *, seconds=1.0, domain="r/d"):
         for id_, data in absent.items():
             staged[id_] = area / id_
             staged[id_].write_bytes(data)
-        store.publish(snapshot, staged, None)
+        store.publish(snapshot, staged, Papers())
         store.drop_partial(snapshot.key)
     finally:
         store.end(snapshot.key)
@@ -60,3 +63,18 @@ def read(store, key):
     return {
         str(path.relative_to(tree)): path.read_bytes() for path in tree.rglob("*") if path.is_file()
     }
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    daemons = []
+
+    def make(*options, name="d"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        daemons.append(Daemon(tmp_path / name, *options))
+        return daemons[-1]
+
+    yield make
+    for one in daemons:
+        if one.process is not None and one.process.poll() is None:
+            one.stop(signal.SIGKILL)

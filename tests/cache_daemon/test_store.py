@@ -5,6 +5,7 @@ import pytest
 
 from cache_daemon.api.errors import BadStore, InUse, NoSpace, NoSuchLease, NoSuchModel
 from cache_daemon.api.values import Owner
+from cache_daemon.fetch.view import here
 from cache_daemon.space.room import Limits
 from cache_daemon.store.store import Store
 from tests.cache_daemon.conftest import ROOMY, content, identity, publish, read
@@ -27,7 +28,8 @@ def test_shared_files_are_there_once(store):
     two = publish(store, "v2", {"x": A, "c": C})
     assert (store.tree(one.key) / "a").stat().st_ino == (store.tree(two.key) / "x").stat().st_ino
     assert store.used() == 30_000
-    assert store.unique_bytes(one.key) == 10_000
+    unique = {model.key: model.bytes_unique for model in here(store, store.snapshots())}
+    assert unique[one.key] == 10_000
     assert store.remove(one.key) == 10_000
     assert read(store, two.key) == {"x": A, "c": C}
     assert store.remove(two.key) == 20_000

@@ -1,0 +1,1 @@
+"""The registry mirror: what container runtimes pull through this node."""

@@ -1,0 +1,70 @@
+"""What the store has promised to fetches that are under way: space, and files to link to."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """For whom space is wanted: the size of the whole model in bytes, who asked, how urgently."""
+
+    bytes_total: int = 0
+    namespace: str = ""
+    prefetch: bool = False
+
+
+@dataclass(slots=True)
+class Promises:
+    """By the key of the snapshot. Whoever calls has the store's lock."""
+
+    _reserved: dict[str, int] = field(default_factory=dict)
+    _unwritten: dict[str, int] = field(default_factory=dict)
+    _files: dict[str, frozenset[str]] = field(default_factory=dict)
+    _claims: dict[str, Claim] = field(default_factory=dict)
+
+    def begin(self, key: str, ids: Collection[str]) -> None:
+        """A fetch will link to these files: they stay."""
+        self._files[key] = frozenset(ids)
+
+    def reserve(self, key: str, bytes_: int, claim: Claim) -> None:
+        """A fetch will write so many bytes."""
+        self._reserved[key] = self._unwritten[key] = bytes_
+        self._claims[key] = claim
+
+    def settle(self, key: str) -> None:
+        """What was promised is on the disk now."""
+        self._unwritten.pop(key, None)
+
+    def end(self, key: str) -> None:
+        """The fetch is over."""
+        for promised in (self._reserved, self._unwritten, self._files, self._claims):
+            promised.pop(key, None)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._files
+
+    @property
+    def reserved(self) -> int:
+        """Bytes of all fetches under way."""
+        return sum(self._reserved.values())
+
+    @property
+    def unwritten(self) -> int:
+        """Those of them that are not on the disk yet."""
+        return sum(self._unwritten.values())
+
+    def files(self) -> list[frozenset[str]]:
+        """Return the files that stay, per fetch."""
+        return list(self._files.values())
+
+    def kept(self) -> frozenset[str]:
+        """Return all files that stay."""
+        return frozenset[str]().union(*self._files.values())
+
+    def claimed(self, namespace: str) -> int:
+        """Return the bytes that a namespace is waiting for."""
+        return sum(one.bytes_total for one in self._claims.values() if one.namespace == namespace)
+
+    def prefetching(self) -> int:
+        """Return the bytes that are on their way without anybody waiting for them."""
+        return sum(self._reserved[key] for key, one in self._claims.items() if one.prefetch)
