@@ -5,6 +5,7 @@ import pytest
 
 from cache_daemon.api.values import Snapshot, StoredFile, snapshot_key
 from cache_daemon.space.room import Limits
+from cache_daemon.store.promises import Claim
 from cache_daemon.store.snapshots import Papers
 from cache_daemon.store.store import Store
 from tests.cache_daemon.process import Daemon
@@ -29,13 +30,13 @@ def identity(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def publish(store, name, files, *, seconds=1.0, domain="r/d"):
+def publish(store, name, files, *, seconds=1.0, domain="r/d", namespace="", prefetch=False):
     """Put a snapshot of files (path -> bytes) into the store, as the fetcher does."""
     stored = tuple(StoredFile(path, identity(data), len(data)) for path, data in files.items())
     snapshot = Snapshot(
         key=snapshot_key(name, files), reference=f"r/d/m:{name}", repository="r/d/m", digest=name,
         domain=domain, files=stored, bytes_total=sum(map(len, files.values())), bytes_fetched=0,
-        bytes_reused=0, fetch_seconds=seconds, created=1.0,
+        bytes_reused=0, fetch_seconds=seconds, created=1.0, namespace=namespace,
     )  # fmt: skip
     store.begin(snapshot.key, snapshot.ids)
     try:
@@ -44,7 +45,8 @@ def publish(store, name, files, *, seconds=1.0, domain="r/d"):
             for data in files.values()
             if not store.files.has(identity(data), len(data))
         }
-        store.reserve(snapshot.key, sum(map(len, absent.values())))
+        claim = Claim(snapshot.bytes_total, namespace, prefetch)
+        store.reserve(snapshot.key, sum(map(len, absent.values())), claim)
         area = store.partial(snapshot.key)
         area.mkdir(parents=True, exist_ok=True)
         staged = {}
