@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from tests.support.processes import process
 from tests.support.servers import ROOT
 from tests.support.tools import run
 
+PULL = ("pull", "resolve")  # what a mirror may be asked: content, and what a tag is
 _NAMESPACE = "k8s.io"  # where the CRI keeps its images
 
 
@@ -36,6 +37,8 @@ class Containerd:
         self.directory = directory
         self.address = address
         self._binaries = binaries
+        self._hosts = directory / "hosts"
+        self._hosts.mkdir(parents=True, exist_ok=True)
 
     @property
     def log(self) -> str:
@@ -46,11 +49,20 @@ class Containerd:
         """Run ctr."""
         return run(self._binaries.ctr, *self._connection, *arguments)
 
+    def set_mirror(self, registry: str, mirror: str, capabilities: Sequence[str] = PULL) -> None:
+        """Name the URL that is asked before a registry; every pull reads this anew."""
+        # No skip_verify: with it containerd 2 tries TLS on http:// first.
+        lines = [f'server = "http://{registry}"']
+        if mirror:
+            lines += [f'[host."{mirror}"]', f"  capabilities = {json.dumps(capabilities)}"]
+        file = self._hosts / registry / "hosts.toml"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("\n".join(lines) + "\n")
+
     def pull(self, reference: str, credential: tuple[str, str] | None = None) -> None:
         """Pull with ctr: in 1.x it asks the registries itself, in 2.x containerd does."""
         user = [f"--user={':'.join(credential)}"] if credential else []
-        hosts = self.directory / "hosts"
-        self.ctr("images", "pull", f"--hosts-dir={hosts}", *user, reference)
+        self.ctr("images", "pull", f"--hosts-dir={self._hosts}", *user, reference)
 
     def cri_pull(
         self, reference: str, credential: tuple[str, str] | None = None, server: str = ""
@@ -86,12 +98,15 @@ class Containerd:
 
 @contextlib.contextmanager
 def containerd(
-    directory: Path, mirrors: Mapping[str, str] | None = None, binaries: Binaries = DEBIAN
+    directory: Path,
+    mirrors: Mapping[str, str] | None = None,
+    binaries: Binaries = DEBIAN,
+    settings: str = "",
 ) -> Iterator[Containerd]:
     """Run containerd with its state and log in `directory` until the block ends.
 
     `mirrors` has the URL that is asked first for each registry, "host:port"; where that URL is
-    empty, the registry is asked alone. Registries speak plain HTTP.
+    empty, the registry is asked alone. Registries speak plain HTTP. `settings` is more TOML.
     """
     for binary in (binaries.containerd, binaries.ctr):
         if not binary.exists():
@@ -100,11 +115,11 @@ def containerd(
     # Not below pytest's directory: the path of a socket has at most 107 characters.
     short = Path(tempfile.mkdtemp(prefix="mp-", dir="/tmp"))
     address = short / "containerd.sock"
+    running = Containerd(directory, address, binaries)
     for registry, mirror in (mirrors or {}).items():
-        set_mirror(directory, registry, mirror)
-    (directory / "hosts").mkdir(exist_ok=True)
+        running.set_mirror(registry, mirror)
     config = directory / "config.toml"
-    config.write_text(_config(directory, short))
+    config.write_text(_config(directory, short) + settings)
     environment = {**os.environ, "TMPDIR": str(short)}
     try:
         with process(
@@ -113,22 +128,10 @@ def containerd(
             lambda: address.exists() and cri.is_ready(address),
             env=environment,
         ):
-            yield Containerd(directory, address, binaries)
+            yield running
     finally:
         _unmount_below(directory, short)
         shutil.rmtree(short, ignore_errors=True)
-
-
-def set_mirror(directory: Path, registry: str, mirror: str, *options: str) -> None:
-    """Write hosts.toml of a registry; containerd reads it anew at every pull."""
-    # No skip_verify for these hosts: containerd 2 would then try TLS on http:// first.
-    lines = [f'server = "http://{registry}"']
-    if mirror:
-        lines += [f'[host."{mirror}"]', '  capabilities = ["pull", "resolve"]']
-        lines += [f"  {option}" for option in options]
-    file = directory / "hosts" / registry / "hosts.toml"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("\n".join(lines) + "\n")
 
 
 def _config(directory: Path, short: Path) -> str:

@@ -47,7 +47,7 @@ def call(address: Path, method: str, request: bytes) -> bytes:
     with TemporaryDirectory() as directory:
         headers = Path(directory, "headers")
         done = subprocess.run(
-            ["curl", "--silent", "--show-error", "--http2-prior-knowledge",
+            ["curl", "--disable", "--silent", "--show-error", "--http2-prior-knowledge",
              "--unix-socket", address, "--dump-header", headers,
              "--header", "Content-Type: application/grpc", "--header", "TE: trailers",
              "--data-binary", "@-", f"{_SERVICE}/{method}"],
