@@ -160,7 +160,7 @@ def test_a_pull_through_cache(node, registry, publish, tmp_path):
 # What a mirror may answer.
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [401, 403, 404, 500, 503])
 def test_a_mirror_that_refuses(status, node, scene):
     """Whatever the status, the registry is asked at once."""
     scene.mirror.add(EVERYTHING, status=status)
@@ -207,7 +207,8 @@ def test_a_mirror_that_is_not_there(node, scene):
 
 def test_a_mirror_that_dies_within_a_blob(node, scene):
     """The registry gives the rest, from the byte at which the mirror ended."""
-    scene.mirror.add(scene.weights, stall_after=CHUNK)
+    scene.mirror.add(scene.weights, stall_after=CHUNK, times=1)
+    scene.mirror.add(scene.weights, lose_answer=True)  # while it ends
     failures = []
 
     def pull():
@@ -235,7 +236,7 @@ def test_a_blob_that_ends_early_is_continued_at_the_mirror(node, scene):
     assert scene.upstream.seen == []
 
 
-@pytest.mark.parametrize("status", [404, 416, 500])
+@pytest.mark.parametrize("status", [404, 416])
 def test_a_mirror_that_does_not_continue(status, node, scene):
     """Where the mirror refuses the rest, the registry gives it."""
     scene.mirror.add(scene.weights, cut=CHUNK, times=1)
