@@ -115,7 +115,9 @@ def _locked(path: Path) -> int:
 def _check_version(path: Path) -> None:
     record = read_record(path / "format.json", dict)
     if record is None:
-        strangers = [one.name for one in path.iterdir() if one.name != "lock"]
+        # What was there when the first start ended too early is no stranger.
+        ours = ("lock", ".format.json")
+        strangers = [one.name for one in path.iterdir() if one.name not in ours]
         if strangers:
             raise BadStore(
                 f"{path}: holds {strangers[0]!r} and is no cache",
