@@ -46,13 +46,16 @@ class Files:
         """
         path = self.path(id_)
         with disk_errors("keep", path):
-            staged.chmod(0o444)
             if not path.parent.exists():
                 path.parent.mkdir(mode=0o700, exist_ok=True)
                 sync(path.parent.parent)
-            with suppress(FileExistsError):
-                os.link(staged, path)
-                sync(path.parent)
+            if not path.exists():
+                staged.chmod(0o444)
+                sync(staged)
+                with suppress(FileExistsError):
+                    os.link(staged, path)
+            # Also where the name was there: whoever made it may have been killed before this.
+            sync(path.parent)
 
     def forget(self, id_: str) -> None:
         """Take away the name of a damaged file: nothing will be linked to it any more."""

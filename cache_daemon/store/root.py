@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -32,8 +33,10 @@ class Root:
                 _check_version(path)
                 for part in _PARTS:
                     (path / part).mkdir(mode=0o700, exist_ok=True)
-                sync(path)
                 self._drop_debris()
+                # A daemon that was killed may not have come to it; we promise what it left.
+                for directory in (path, *(path / part for part in _PARTS)):
+                    sync(directory)
             except BaseException:
                 os.close(self._lock)
                 raise
@@ -123,15 +126,28 @@ def _locked(path: Path) -> int:
     return fd
 
 
+def _sync_parents(path: Path) -> None:
+    """Make the name of a new store durable, and those of the directories made for it."""
+    device = path.stat().st_dev
+    for parent in path.resolve().parents:
+        if parent.stat().st_dev != device:
+            break
+        with suppress(PermissionError):  # then it is not ours, and older than the store
+            sync(parent)
+
+
 def _check_version(path: Path) -> None:
     record = read_record(path / "format.json", dict)
     if record is None:
-        strangers = [one.name for one in path.iterdir() if one.name != "lock"]
+        # What was there when the first start ended too early is no stranger.
+        ours = ("lock", ".format.json")
+        strangers = [one.name for one in path.iterdir() if one.name not in ours]
         if strangers:
             raise BadStore(
                 f"{path}: holds {strangers[0]!r} and is no cache",
                 hint="choose an empty directory: --root",
             )
+        _sync_parents(path)
         write_record(path / "format.json", {"format": "modelpack-cache", "version": VERSION})
     elif record.get("format") != "modelpack-cache" or record.get("version") != VERSION:
         raise BadStore(
