@@ -1,10 +1,12 @@
 import hashlib
+import signal
 
 import pytest
 
 from cache_daemon.api.values import Snapshot, StoredFile, snapshot_key
 from cache_daemon.space.room import Limits
 from cache_daemon.store.store import Store
+from tests.cache_daemon.process import Daemon
 
 ROOMY = Limits(keep_free=0.0, inodes_free=0.0)
 
@@ -60,3 +62,18 @@ def read(store, key):
     return {
         str(path.relative_to(tree)): path.read_bytes() for path in tree.rglob("*") if path.is_file()
     }
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    daemons = []
+
+    def make(*options, name="d"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        daemons.append(Daemon(tmp_path / name, *options))
+        return daemons[-1]
+
+    yield make
+    for one in daemons:
+        if one.process is not None and one.process.poll() is None:
+            one.stop(signal.SIGKILL)

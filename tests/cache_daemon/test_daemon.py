@@ -16,70 +16,12 @@ import pytest
 from modelpack.spec.reference import Reference
 from modelpack.verbs.node import Node
 from modelpack.verbs.push import PushOptions, push
+from tests.cache_daemon.process import Daemon
 from tests.support.faults import fault_proxy
-from tests.support.processes import free_port, give_back, wait_until
+from tests.support.processes import free_port, give_back
 from tests.support.weights import make_model, tree
 
 CYCLES = int(os.environ.get("MODELPACK_KILLS", "50"))
-
-
-class Daemon:
-    """A daemon on a directory; started, killed, started again."""
-
-    def __init__(self, directory: Path, *options: str) -> None:
-        self.directory = directory
-        self.socket = directory / "cache.sock"
-        self.options = options
-        self.process = None
-
-    def start(self):
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "cache_daemon.main", f"--root={self.directory / 'root'}",
-             f"--socket={self.socket}", "--keep-free=0", "--grace-seconds=5", *self.options],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        wait_until(lambda: self.process.poll() is not None or self.answers())
-        if self.process.poll() is not None:
-            raise AssertionError(self.process.communicate()[1].decode())
-        return self
-
-    def answers(self):
-        try:
-            return Node(self.socket).get("/v1/ready")["status"] == "ready"
-        except Exception:  # noqa: BLE001  # not yet
-            return False
-
-    def stop(self, how=signal.SIGTERM):
-        self.process.send_signal(how)
-        _, said = self.process.communicate(timeout=30)
-        return self.process.returncode, said.decode()
-
-    def node(self, *arguments, code=0):
-        done = subprocess.run(
-            [sys.executable, "-m", "modelpack.cli.entry", "node", *arguments,
-             f"--socket={self.socket}"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == code, (done.stdout, done.stderr)
-        return done.stdout if code == 0 else done.stderr
-
-    def trees(self):
-        return [path / "tree" for path in (self.directory / "root" / "snapshots").iterdir()]
-
-
-@pytest.fixture
-def daemon(tmp_path):
-    daemons = []
-
-    def make(*options, name="d"):
-        (tmp_path / name).mkdir(exist_ok=True)
-        daemons.append(Daemon(tmp_path / name, *options))
-        return daemons[-1]
-
-    yield make
-    for one in daemons:
-        if one.process is not None and one.process.poll() is None:
-            one.stop(signal.SIGKILL)
 
 
 @pytest.fixture
