@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cache_daemon.api.values import Snapshot, StoredFile
@@ -11,7 +11,8 @@ from cache_daemon.store.files import file_id
 from cache_daemon.store.store import Store
 from modelpack.checkout.indexed import IndexedCheckout, Moved
 from modelpack.checkout.place import Staged
-from modelpack.checkout.reuse import Local, Place
+from modelpack.checkout.reuse import Local
+from modelpack.checkout.share import Place
 from modelpack.checkout.staging import Staging
 from modelpack.checkout.whole import WholeCheckout, verify_blob
 from modelpack.chunks.cut import CHUNK_SIZE, cut
@@ -74,7 +75,6 @@ class _Fetch:
         )
         known = sum(index.files[n].size for n in wanted.files if ids[n] in here)
         needed = sum(index.files[n].size for n in absent)
-        self.store.reserve(wanted.key, needed)
         tables = TableCache(
             DigestCache(Database(None)), index.header.algorithm, index.header.chunk_size
         )
@@ -84,14 +84,18 @@ class _Fetch:
         area = self.store.partial(wanted.key)
         with Staging(area, wanted.artifact.digest, len(index)) as staging:
             try:
-                moved = checkout.stage(absent, staging, self.repository, self._find(index, here))
+                moved = checkout.stage(
+                    absent, staging, self.repository, self._find(index, here),
+                    lambda lacking: self.store.reserve(wanted.key, needed, lacking),
+                )  # fmt: skip
                 self._check_unsigned(index, absent, staging)
             except IntegrityError:
                 if not wanted.artifact.index_signed:
                     staging.discard()
                 raise
             self.store.settle(wanted.key)
-            snapshot = self._snapshot(files, Moved(moved.received, moved.reused + known), started)
+            moved = replace(moved, reused=moved.reused + known)
+            snapshot = self._snapshot(files, moved, started)
             staged = {ids[number]: staging.path(number) for number in absent}
             self.store.publish(snapshot, staged, index.encode())
             staging.discard()
@@ -129,8 +133,11 @@ class _Fetch:
         }
 
     def _find(self, index: ChunkIndex, here: Mapping[str, Snapshot]) -> "_Neighbours":
-        donors = {snapshot.key: snapshot for snapshot in here.values()}
-        return _Neighbours(self.store, list(donors.values()), index.header.algorithm)
+        donors = {snapshot.key: snapshot for snapshot in here.values()}.values()
+        # The latest first: its files are the most likely to have chunks at the same offsets, which
+        # is what sharing blocks takes.
+        latest = sorted(donors, key=lambda snapshot: snapshot.created, reverse=True)
+        return _Neighbours(self.store, latest, index.header.algorithm)
 
     def _check_unsigned(self, index: ChunkIndex, files: list[int], staging: Staging) -> None:
         if self.wanted.artifact.index_signed:
@@ -151,6 +158,7 @@ class _Fetch:
             bytes_total=sum(file.size for file in files),
             bytes_fetched=moved.received,
             bytes_reused=moved.reused,
+            bytes_cloned=moved.cloned,
             fetch_seconds=round(time.monotonic() - started, 3),
             created=round(time.time(), 3),
         )

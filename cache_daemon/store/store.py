@@ -11,7 +11,7 @@ from pathlib import Path
 from cache_daemon.api.errors import InUse, NoSpace, NoSuchLease, NoSuchModel
 from cache_daemon.api.values import Lease, Owner, Pin, Snapshot
 from cache_daemon.space.evict import Candidate, choose, freed_by, worth
-from cache_daemon.space.room import Disk, Limits, room
+from cache_daemon.space.room import Disk, Limits, room, room_on_disk
 from cache_daemon.store.files import Files
 from cache_daemon.store.holds import Holds
 from cache_daemon.store.ledger import Ledger, Usage
@@ -122,14 +122,16 @@ class Store:
         with self._lock:
             self._in_flight[key] = frozenset(ids)
 
-    def reserve(self, key: str, bytes_: int) -> Collected:
+    def reserve(self, key: str, bytes_: int, lacking: int | None = None) -> Collected:
         """Promise space to a fetch that has begun, evicting what must go; returns what went.
 
-        Raises NoSpace with the shortfall, and then evicts nothing.
+        `lacking` is how many of the bytes are not on the disk yet; the others are shared with other
+        files, or an earlier try has left them. Raises NoSpace with the shortfall.
         """
         with self._lock:
-            evicted = self._make_room(key, bytes_)
-            self._reserved[key] = self._unwritten[key] = bytes_
+            unwritten = bytes_ if lacking is None else lacking
+            evicted = self._make_room(key, bytes_, unwritten)
+            self._reserved[key], self._unwritten[key] = bytes_, unwritten
             return evicted
 
     def end(self, key: str) -> None:
@@ -236,7 +238,7 @@ class Store:
                     self.drop_partial(area.name)
             if freed >= needed:
                 return Collected([], freed)
-            evicted = self._evict(needed - freed, partially=True)
+            evicted = self._evict(needed - freed, needed - freed, partially=True)
             return Collected(evicted.snapshots, evicted.bytes_freed + freed)
 
     def quarantine(self, ids: Collection[str]) -> list[str]:
@@ -258,17 +260,20 @@ class Store:
         self._ledger.close()
         self._root.close()
 
-    def _make_room(self, key: str, bytes_: int) -> Collected:
-        missing = bytes_ - self._room()
+    def _make_room(self, key: str, bytes_: int, lacking: int) -> Collected:
+        disk, unwritten = self.disk(), sum(self._unwritten.values()) - (bytes_ - lacking)
+        used = self.used() + sum(self._reserved.values())
+        missing = bytes_ - room(disk, used, unwritten, self._limits)
+        on_disk = bytes_ - room_on_disk(disk, unwritten, self._limits)
         if missing <= 0:
             return Collected()
         freed = self.collect().bytes_freed
         if freed >= missing:
             return Collected([], freed)
-        evicted = self._evict(missing - freed, partially=False, what=key)
+        evicted = self._evict(missing - freed, on_disk - freed, partially=False, what=key)
         return Collected(evicted.snapshots, evicted.bytes_freed + freed)
 
-    def _evict(self, needed: int, *, partially: bool, what: str = "") -> Collected:
+    def _evict(self, needed: int, on_disk: int, *, partially: bool, what: str = "") -> Collected:
         usage = self._ledger.usage()
         free = [one for one in self._known.values() if not self._holds.on(one.key)]
         candidates = [self._candidate(one, usage.get(one.key, Usage())) for one in free]
@@ -281,12 +286,20 @@ class Store:
                 shortfall=needed - freed,
                 hint="release or unpin models, or give the cache more room",
             )
-        bytes_freed = 0
-        for candidate in chosen:
-            value = worth(candidate, freed_by(candidate, links))
-            bytes_freed += self._drop(self._known[candidate.key])
-            self._ledger.evicted(candidate.key, value)
-        return Collected([one.key for one in chosen], bytes_freed)
+        gone: list[str] = []
+        bytes_freed, before = 0, self.used()
+        while chosen:
+            for candidate in chosen:
+                value = worth(candidate, freed_by(candidate, links))
+                bytes_freed += self._drop(self._known[candidate.key])
+                self._ledger.evicted(candidate.key, value)
+                gone.append(candidate.key)
+            # Files that share blocks make less free than their sizes: then more must go.
+            left = max(needed - (before - self.used()), on_disk - bytes_freed)
+            candidates = [one for one in candidates if one.key in self._known]
+            links = self.links()
+            chosen, _ = choose(candidates, links, left)
+        return Collected(gone, bytes_freed)
 
     def _drop(self, snapshot: Snapshot) -> int:
         del self._known[snapshot.key]
@@ -302,10 +315,6 @@ class Store:
             snapshot.key, files, usage.uses, max(0.1, snapshot.fetch_seconds), usage.clock,
             usage.last,
         )  # fmt: skip
-
-    def _room(self) -> int:
-        used = self.used() + sum(self._reserved.values())
-        return room(self.disk(), used, sum(self._unwritten.values()), self._limits)
 
     def _drop_quarantined(self) -> None:
         leased = {lease.key for lease in self._holds.leases.held.values()}
