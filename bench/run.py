@@ -187,6 +187,10 @@ def versions(model: Path, host: str, results: dict) -> None:
         "bytes_moved": pulled["bytes_moved"], "share": round(share, 4), "seconds": pulled["seconds"],
     }  # fmt: skip
     print("v2:", results["second version, 5 % of tensors changed"], flush=True)
+    both = [f"{host}/{NAME}:v{number}" for number in (1, 2)]
+    on_disk = node.disk_of_versions(DATA, both, host)
+    results["bytes on the disk of a node with xfs, first and second version"] = on_disk
+    print("on disk:", on_disk, flush=True)
     fresh(second)
     fresh(first)
 

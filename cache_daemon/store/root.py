@@ -11,6 +11,7 @@ from cache_daemon.api.errors import BadStore
 from cache_daemon.store.records import read_record, write_record
 from modelpack.disk.durable import sync
 from modelpack.disk.errors import disk_errors
+from modelpack.disk.mount import mount_id
 
 VERSION: Final = 1
 _RECORDS: Final = ("snapshots", "leases", "pins", "wants", "refused")
@@ -105,11 +106,11 @@ def _check_file_system(path: Path) -> None:
 
 def _file_system(path: Path) -> str:
     """Return the type of the mount that a path is on."""
-    device = path.stat().st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
+    # By mount, not by device: a file of btrfs has the device of its subvolume, which no mount has.
+    number = str(mount_id(path))
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
-        if before.split(" ")[2] == number:
+        if before.split(" ")[0] == number:
             return after.split(" ")[0]
     return "an unknown file system"
 

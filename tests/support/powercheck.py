@@ -96,4 +96,4 @@ def _differences(store: Store, key: str, expected: Model) -> list[str]:
     wrong = [f"wrong bytes: {name}" for name in files if found[name].read_bytes() != files[name]]
     modes = {name: path.stat().st_mode & 0o777 for name, path in found.items()}
     wrong += [f"wrong mode: {name}" for name, mode in modes.items() if mode != 0o444]
-    return wrong + ["wrong index"] * (store.index(key) != expected.index)
+    return wrong + ["wrong index"] * (store.index(key) != (expected.index or b""))
