@@ -49,7 +49,7 @@ class Job:
         self._phases: dict[str, _Phase] = {}
         self._phase = ""
         self._next = 0
-        self._ended = 0.0
+        self._disappointed = -math.inf
 
     # Who waits.
 
@@ -149,9 +149,15 @@ class Job:
         self.error = error
         self._become(State.CANCELLED if isinstance(error, Cancelled) else State.FAILED)
 
-    def failed_since(self, seconds: float) -> bool:
-        """Whether it failed, and not longer ago than that."""
-        return self.state is State.FAILED and time.monotonic() - self._ended < seconds
+    def stalled(self) -> None:
+        """Who reads along has waited for too long."""
+        with self._changed:
+            self._disappointed = time.monotonic()
+
+    def disappointed(self, seconds: float) -> bool:
+        """Whether it failed, or stalled for who reads along, not longer ago than that."""
+        with self._changed:
+            return time.monotonic() - self._disappointed < seconds
 
     @property
     def over(self) -> bool:
@@ -172,7 +178,8 @@ class Job:
     def _become(self, state: State) -> None:
         with self._changed:
             self.state = state
-            self._ended = time.monotonic()
+            if state is State.FAILED:
+                self._disappointed = time.monotonic()
             self._changed.notify_all()
 
 

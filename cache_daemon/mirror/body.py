@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from cache_daemon.mirror.upstream import Answer
 from cache_daemon.store.layers import Layer, Literal, Span
 
 _POLL_SECONDS: Final = 0.02  # how often it is looked whether more bytes have arrived
+_PATIENCE_SECONDS: Final = 20.0  # then the runtime shall go on at the registry itself
 _log = logging.getLogger("cache_daemon.mirror")
 SpanSender = Callable[[Span], Awaitable[None]]
 
@@ -69,11 +71,15 @@ def arriving(send: Send, job: Job) -> SpanSender:
 
     async def span(one: Span) -> None:
         offset, end = one.offset, one.offset + one.length
+        moved = time.monotonic()
         while offset < end:
             path, ready = _look(job, one.path, offset)
             if not ready:
                 if hung_up(send):
                     raise ConnectionResetError("the client has hung up")
+                if time.monotonic() - moved > _PATIENCE_SECONDS:
+                    job.stalled()
+                    raise OSError(f"{job.wanted.name}: nothing has come for too long")
                 await asyncio.sleep(_POLL_SECONDS)
                 continue
             count = min(ready, end - offset)
@@ -84,6 +90,7 @@ def arriving(send: Send, job: Job) -> SpanSender:
                     await asyncio.sleep(_POLL_SECONDS)
                 continue
             offset += count
+            moved = time.monotonic()
 
     return span
 

@@ -23,7 +23,7 @@ from modelpack.spec.manifest import Manifest, decode
 
 _REMEMBERED: Final = 20_000  # blobs and tags that manifests named
 _MODELS: Final = 1_000
-_PROOF_SECONDS: Final = 20.0
+_PROOF_SECONDS: Final = 10.0
 _FAILED_SECONDS: Final = 60.0  # after a failure the registry itself is asked for so long
 _START_SECONDS: Final = 10.0
 NOT_HERE: Final = Answer(404, {})
@@ -130,10 +130,10 @@ class Desk:
     def _join(self, reference: str, authorization: str) -> tuple[Job, int] | None:
         """Join the fetch of a model, or begin it; the caller may read it, or a blob of it."""
         under_way = self._node.queue.job(self._keys.get(reference, ""))
+        if under_way is not None and under_way.disappointed(_FAILED_SECONDS):
+            return None  # a runtime that is promised bytes and gets none too often gives up
         if under_way is not None and not under_way.over:
             return self._node.queue.submit(under_way.wanted, Priority.POD)
-        if under_way is not None and under_way.failed_since(_FAILED_SECONDS):
-            return None  # a runtime that is promised bytes and gets none too often gives up
         token = authorization.removeprefix("Bearer ")
         credential = Credential(registry_token=token) if token else None
         joined = self._node.join(Ask(ref=reference, priority=Priority.POD, credential=credential))

@@ -2,8 +2,9 @@
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
+from urllib.parse import urljoin
 
 from urllib3.response import BaseHTTPResponse
 
@@ -19,6 +20,7 @@ _RELAYED: Final = (
     "Content-Type", "Content-Length", "Content-Range", "Docker-Content-Digest", "ETag", "Location",
     "Accept-Ranges", "Last-Modified",
 )  # fmt: skip
+_STALL_SECONDS: Final = 15.0
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 
 
@@ -40,7 +42,8 @@ class Upstream:
     """Asks registries. Thread-safe."""
 
     def __init__(self, connect: ConnectSettings) -> None:
-        self._connect = connect
+        # containerd 2 waits half a minute for an answer of a mirror, and 1.6 for ever.
+        self._connect = replace(connect, connect_seconds=5, stall_seconds=_STALL_SECONDS)
         self._lock = threading.Lock()
         self._exchanges: dict[str, Exchange] = {}
 
@@ -83,6 +86,8 @@ class Upstream:
         if response.status == 429 or response.status >= 500:
             response.close()
             raise Unavailable(f"{asked.name}: the registry answers {response.status}")
+        if location := response.headers.get("Location"):
+            response.headers["Location"] = urljoin(url, location)  # relative to the registry
         return response
 
     def _exchange(self, registry: str) -> Exchange:

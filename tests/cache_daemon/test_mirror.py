@@ -209,6 +209,31 @@ def test_who_hangs_up_early_stops_the_fetch(mirrored, proxy, name, published):
     wait_until(lambda: [m["state"] for m in node.get("/v1/models")] == ["cancelled"])
 
 
+def test_a_fetch_that_stalls_is_given_up_by_the_mirror(mirrored, proxy, name, published):
+    """The answer ends early, and the rest is relayed: the runtime does not wait for ever."""
+    _, client = mirrored(proxy.host, name)
+    _, blobs = blobs_of(proxy.host, name, published.digest)
+    assert client.ask("manifests", "v1")[0] == 200
+    digest, blob = max(blobs.items(), key=lambda item: len(item[1]))
+    for _ in range(4):
+        proxy.add("GET .*/blobs/", stall_after=1_000, times=1, skip=1)
+    with pytest.raises(http.client.IncompleteRead) as cut:
+        client.ask("blobs", digest)
+    proxy.rules.clear()
+    have = len(cut.value.partial)
+    status, _, rest = client.ask("blobs", digest, Range=f"bytes={have}-")
+    assert (status, cut.value.partial + rest) == (206, blob)
+
+
+def test_redirects_are_the_registrys(mirrored, proxy, name, published):
+    """A relative address is relative to the registry, not to the mirror."""
+    _, client = mirrored(proxy.host, name)
+    digest = "sha256:" + "0" * 64
+    proxy.add("(HEAD|GET) .*/blobs/", status=307, headers={"Location": "/elsewhere?x=1"})
+    status, headers, _ = client.ask("blobs", digest)
+    assert (status, headers["Location"]) == (307, f"http://{proxy.host}/elsewhere?x=1")
+
+
 @pytest.mark.parametrize("form", ["zstd", "modelpack"])
 def test_other_forms_come_right(mirrored, registry, model, name, session, form):
     """Compressed layers are passed on; raw ones are served from the files."""
