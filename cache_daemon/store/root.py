@@ -32,8 +32,8 @@ class Root:
                 _check_version(path)
                 for part in _PARTS:
                     (path / part).mkdir(mode=0o700, exist_ok=True)
-                # A daemon that was killed may not have come to it. We promise what it left, and what
-                # it began to remove must have lost its name before anything in it goes.
+                # A daemon that was killed may not have come to it. We promise what it left, and
+                # what it began to remove must have lost its name before anything in it goes.
                 for directory in (path, *(path / part for part in _PARTS)):
                     sync(directory)
                 self._drop_debris()
