@@ -34,10 +34,11 @@ class Root:
                 _check_version(path)
                 for part in _PARTS:
                     (path / part).mkdir(mode=0o700, exist_ok=True)
-                self._drop_debris()
-                # A daemon that was killed may not have come to it; we promise what it left.
+                # A daemon that was killed may not have come to it. We promise what it left, and
+                # what it began to remove must have lost its name before anything in it goes.
                 for directory in (path, *(path / part for part in _PARTS)):
                     sync(directory)
+                self._drop_debris()
             except BaseException:
                 os.close(self._lock)
                 raise

@@ -160,7 +160,7 @@ def test_nothing_promised_is_lost(day):
     """Just before and after every fsync, and at other instants, nothing is lost and nothing wrong."""
     cuts = Disk(day.log).boundaries()
     others = sorted(set(range(len(day.log.events))).difference(cuts))
-    cuts += random.Random(1).sample(others, min(len(others), 200))
+    cuts += random.Random(1).sample(others, min(len(others), 150))
     assert _look(day, cuts, seeds=1, fetched=37) == []
 
 

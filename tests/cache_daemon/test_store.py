@@ -187,6 +187,13 @@ def test_only_a_store_of_ours(tmp_path):
         Store(later, ROOMY)
 
 
+def test_a_first_start_that_was_killed(tmp_path):
+    """What it left is not taken for somebody else's."""
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / ".format.json").write_text("{")
+    Store(tmp_path / "store", ROOMY).close()
+
+
 def test_file_systems_that_cannot_hold_the_promises(tmp_path):
     """They are refused by name."""
     if not os.access("/dev/shm", os.W_OK):

@@ -16,6 +16,7 @@ _TRACED = (
     "fsync,fdatasync,syncfs,sync,msync,access,faccessat,faccessat2,setxattr,fsetxattr,"
     "io_uring_setup"
 )
+_ROOT = Path(__file__).parents[2]
 _WHOLE = re.compile(rb"(\d+) +(\w+)\((.*)\) += (-?\d+|0x[0-9a-f]+|\?)")
 _BEGUN = re.compile(rb"(\d+) +(\w+)\((.*?)(?:, )?<unfinished \.\.\.>$")
 _RESUMED = re.compile(rb"(\d+) +<\.\.\. (\w+) resumed>(?:, )?(.*)\) += (-?\d+|0x[0-9a-f]+|\?)")
@@ -72,7 +73,7 @@ def record(command: Sequence[str], log: Path) -> Iterator[Call]:
     strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-y", "-xx", "-s", str(1 << 24), "-o", log]
     done = subprocess.run(
         [*strace, "-e", f"trace={_TRACED}", "-e", "signal=none", *command],
-        capture_output=True, text=True, check=False,
+        cwd=_ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
         raise AssertionError(f"{done.stdout}\n{done.stderr}"[-6000:])
