@@ -1,11 +1,37 @@
 """Which mount a path is on: names of two mounts cannot be renamed into each other."""
 
+import ctypes
 import os
+import sys
 from pathlib import Path
+from typing import Final
+
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_AT_FDCWD: Final = -100
+_STATX_MNT_ID_UNIQUE: Final = 0x4000  # linux/stat.h; Linux 6.8
+_MASK: Final = slice(0, 4)
+_MNT_ID: Final = slice(144, 152)
 
 
 def mount_id(path: Path) -> int:
-    """Return the id of the mount; raises OSError where there is no such path."""
+    """Return the id of the mount; raises OSError where there is no such path.
+
+    Since Linux 6.8 no two mounts of one boot have the same. Before, an unmounted one's may be given
+    to the next.
+    """
+    return _unique(path) or _in_table(path)
+
+
+def _unique(path: Path) -> int:
+    statx = getattr(_LIBC, "statx", None)
+    buffer = ctypes.create_string_buffer(256)
+    if statx is None or statx(_AT_FDCWD, os.fsencode(path), 0, _STATX_MNT_ID_UNIQUE, buffer):
+        return 0
+    known = int.from_bytes(buffer.raw[_MASK], sys.byteorder) & _STATX_MNT_ID_UNIQUE
+    return int.from_bytes(buffer.raw[_MNT_ID], sys.byteorder) if known else 0
+
+
+def _in_table(path: Path) -> int:
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
