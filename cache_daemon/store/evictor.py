@@ -40,8 +40,12 @@ class Evictor:
     _drop: Callable[[Snapshot], int]
 
     def used(self) -> int:
-        """Return the bytes of all files; a shared file counts once."""
-        sizes = {file.id: file.size for one in self._snapshots.values() for file in one.files}
+        """Return the bytes of all files; a shared file counts once.
+
+        A file that stays for a fetch counts, too, when the snapshot that brought it has gone.
+        """
+        sizes = self._promises.sizes()
+        sizes |= {file.id: file.size for one in self._snapshots.values() for file in one.files}
         return sum(sizes.values())
 
     def room(self) -> int:
