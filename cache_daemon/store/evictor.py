@@ -1,13 +1,14 @@
 """What goes when room is needed: the pure rules of `space` applied to what the store has."""
 
 import os
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache_daemon.api.errors import NoSpace
 from cache_daemon.api.values import Snapshot
-from cache_daemon.space.evict import Candidate, choose, freed_by, worth
+from cache_daemon.space.evict import Candidate, choose
 from cache_daemon.space.room import Disk, Limits, room
 from cache_daemon.store.holds import Holds
 from cache_daemon.store.ledger import Ledger, Usage
@@ -126,9 +127,9 @@ class Evictor:
         usage = self._ledger.usage()
         every = self._snapshots.values() if among is None else among
         free = [one for one in every if not self._holds.on(one.key)]
-        candidates = [self._candidate(one, usage.get(one.key, Usage())) for one in free]
-        links = self.links()
-        chosen, freed = choose(candidates, links, needed)
+        now = time.time()
+        candidates = [_candidate(one, usage.get(one.key), now) for one in free]
+        chosen, freed = choose(candidates, self.links(), needed)
         if freed < needed and not partially:
             raise NoSpace(
                 f"{what}: {needed - freed} bytes too few, after evicting all of {len(free)} models "
@@ -138,17 +139,17 @@ class Evictor:
             )
         bytes_freed = 0
         for candidate in chosen:
-            value = worth(candidate, freed_by(candidate, links))
             bytes_freed += self._drop(self._snapshots[candidate.key])
-            self._ledger.evicted(candidate.key, value)
         return Collected([one.key for one in chosen], bytes_freed)
 
-    def _candidate(self, snapshot: Snapshot, usage: Usage) -> Candidate:
-        files = {file.id: file.size for file in snapshot.files if file.id}
-        return Candidate(
-            snapshot.key, files, usage.uses, max(0.1, snapshot.fetch_seconds), usage.clock,
-            usage.last,
-        )  # fmt: skip
+
+def _candidate(snapshot: Snapshot, usage: Usage | None, now: float) -> Candidate:
+    files = {file.id: file.size for file in snapshot.files if file.id}
+    usage = usage or Usage(last=snapshot.created)
+    return Candidate(
+        snapshot.key, files, usage.counts(now), max(0.1, snapshot.fetch_seconds),
+        snapshot.bytes_fetched, usage.last,
+    )  # fmt: skip
 
 
 def disk_of(path: Path) -> Disk:

@@ -317,6 +317,7 @@ class Store:
         self._snapshots.remove(snapshot.key)
         kept = self._promises.kept()
         freed = self.files.collect(id_ for id_ in snapshot.ids if id_ not in kept)
+        self._ledger.gone(snapshot.key)
         self.on_evicted(snapshot, freed)
         return freed
 

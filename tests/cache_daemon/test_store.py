@@ -1,5 +1,7 @@
 import os
 import shutil
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -7,6 +9,7 @@ from cache_daemon.api.errors import BadStore, InUse, NoSpace, NoSuchLease, NoSuc
 from cache_daemon.api.values import Owner
 from cache_daemon.fetch.view import here
 from cache_daemon.space.room import Limits
+from cache_daemon.store import ledger
 from cache_daemon.store.store import Store
 from tests.cache_daemon.conftest import ROOMY, content, identity, publish, read
 
@@ -62,6 +65,34 @@ def test_a_damaged_ledger_is_replaced(tmp_path, store):
     again = Store(tmp_path / "store", ROOMY)
     assert len(again.snapshots()) == 1
     again.close()
+
+
+def test_what_was_popular_is_remembered(tmp_path, store):
+    """Uses of a model that was removed count when it is back; those of this stay are shown."""
+    one = publish(store, "v1", {"a": A})
+    store.lease("pod", one.key, Owner())
+    store.release("pod")
+    before = store.usage()[one.key]
+    assert before.uses == 2
+    store.remove(one.key)
+    store.close()
+    again = Store(tmp_path / "store", ROOMY)
+    assert again.usage()[one.key].uses == 0
+    publish(again, "v1", {"a": A})
+    after = again.usage()[one.key]
+    assert after.uses == 1
+    assert after.counts(after.last) == pytest.approx(3, abs=0.01)
+    again.close()
+
+
+def test_uses_are_forgotten_after_a_month(tmp_path, store, monkeypatch):
+    """The ledger does not grow for ever."""
+    one = publish(store, "v1", {"a": A})
+    two = publish(store, "v2", {"b": B})
+    later = time.time() + 31 * 24 * 3600
+    monkeypatch.setattr(ledger, "time", SimpleNamespace(time=lambda: later))
+    store.remove(one.key)
+    assert store.usage().keys() == {two.key}
 
 
 def test_holds_keep_a_snapshot(store):
