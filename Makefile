@@ -41,6 +41,7 @@ demo: setup  ## see it work: a real model, packed, pushed, pulled, changed
 
 bench: setup system  ## compare with curl, skopeo and oras-py; writes bench/results
 	$(VENV)/bin/python -m bench.run
+	$(VENV)/bin/python -m bench.eviction
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) .cache dist bench/.data .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,35 +1,54 @@
 """Which snapshots to evict: pure functions over what is known of them.
 
-Greedy-Dual-Size-Frequency (Cherkasova 1998): a snapshot's worth is clock + uses * cost / size; the
-least worth goes first and its worth becomes the clock, so that what was popular once ages.
+A snapshot is worth the seconds that fetching it took, times its uses, per byte: a use counts half
+as much after three days, and the bytes are those that the fetch received or those that only it
+holds, whichever are more. The least worth goes first. `bench/eviction.py` compares this with other
+policies and with what a policy could reach that knows the future.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
+
+HALF_LIFE: Final = 3 * 24 * 3600.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A snapshot as eviction sees it.
 
-    `cost` is what getting it back takes, in seconds; `files` are the sizes of its files by id.
+    `files` are the sizes of its files by id, `uses` is `decayed`. `cost` is what its fetch took, in
+    seconds, for the bytes it `received`; the other bytes were on the node already.
     """
 
     key: str
     files: Mapping[str, int]
-    uses: int
+    uses: float
     cost: float
-    worth_at_use: float  # the clock when it was last used
+    received: int
     last_used: float
 
 
+Worth = Callable[[Candidate, int], float]
+
+
 def worth(candidate: Candidate, unique_bytes: int) -> float:
-    """Return how much keeping it is worth; larger stays longer."""
-    return candidate.worth_at_use + candidate.uses * candidate.cost / max(1, unique_bytes)
+    """Return how much keeping it is worth; larger stays longer.
+
+    Per unique byte alone, two versions that share nearly everything would protect each other for
+    ever: without either of them little is gained.
+    """
+    return candidate.uses * candidate.cost / max(1, unique_bytes, candidate.received)
+
+
+def decayed(uses: float, seconds: float) -> float:
+    """Return what uses still count after some time."""
+    return uses * math.exp2(-max(0.0, seconds) / HALF_LIFE)
 
 
 def choose(
-    candidates: Iterable[Candidate], links: Mapping[str, int], needed: int
+    candidates: Iterable[Candidate], links: Mapping[str, int], needed: int, worth: Worth = worth
 ) -> tuple[list[Candidate], int]:
     """Choose what to evict until `needed` bytes are free; returns it with the bytes it frees.
 
@@ -47,7 +66,8 @@ def choose(
         for id_ in victim.files:
             remaining[id_] = remaining.get(id_, 1) - 1
         chosen.append(victim)
-    return _without_needless(chosen, links, needed), freed
+    kept = _without_needless(chosen, links, needed)
+    return kept, _freed(kept, links)
 
 
 def freed_by(candidate: Candidate, links: Mapping[str, int]) -> int:
@@ -58,9 +78,9 @@ def freed_by(candidate: Candidate, links: Mapping[str, int]) -> int:
 def _without_needless(
     chosen: list[Candidate], links: Mapping[str, int], needed: int
 ) -> list[Candidate]:
-    """Give back what was chosen before something large made it unnecessary."""
+    """Give back what something large made unnecessary, what is worth most first."""
     kept = list(chosen)
-    for one in chosen:
+    for one in reversed(chosen):
         rest = [other for other in kept if other is not one]
         if _freed(rest, links) >= needed:
             kept = rest

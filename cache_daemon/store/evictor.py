@@ -1,13 +1,14 @@
 """What goes when room is needed: the pure rules of `space` applied to what the store has."""
 
 import os
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache_daemon.api.errors import NoSpace
 from cache_daemon.api.values import Snapshot
-from cache_daemon.space.evict import Candidate, choose, freed_by, worth
+from cache_daemon.space.evict import Candidate, choose
 from cache_daemon.space.room import Disk, Limits, room, room_on_disk
 from cache_daemon.store.holds import Holds
 from cache_daemon.store.ledger import Ledger, Usage
@@ -40,8 +41,12 @@ class Evictor:
     _drop: Callable[[Snapshot], int]
 
     def used(self) -> int:
-        """Return the bytes of all files; a shared file counts once."""
-        sizes = {file.id: file.size for one in self._snapshots.values() for file in one.files}
+        """Return the bytes of all files; a shared file counts once.
+
+        A file that stays for a fetch counts, too, when the snapshot that brought it has gone.
+        """
+        sizes = self._promises.sizes()
+        sizes |= {file.id: file.size for one in self._snapshots.values() for file in one.files}
         return sum(sizes.values())
 
     def room(self) -> int:
@@ -133,9 +138,9 @@ class Evictor:
         usage = self._ledger.usage()
         every = self._snapshots.values() if among is None else among
         free = [one for one in every if not self._holds.on(one.key)]
-        candidates = [self._candidate(one, usage.get(one.key, Usage())) for one in free]
-        links = self.links()
-        chosen, freed = choose(candidates, links, needed)
+        now = time.time()
+        candidates = [_candidate(one, usage.get(one.key), now) for one in free]
+        chosen, freed = choose(candidates, self.links(), needed)
         if freed < needed and not partially:
             raise NoSpace(
                 f"{what}: {needed - freed} bytes too few, after evicting all of {len(free)} models "
@@ -147,9 +152,7 @@ class Evictor:
         bytes_freed, before = 0, self.used()
         while chosen:
             for candidate in chosen:
-                value = worth(candidate, freed_by(candidate, links))
                 bytes_freed += self._drop(self._snapshots[candidate.key])
-                self._ledger.evicted(candidate.key, value)
                 gone.append(candidate.key)
             # Files that share blocks make less free than their sizes: then more must go.
             left = max(needed - (before - self.used()), on_disk - bytes_freed)
@@ -158,12 +161,14 @@ class Evictor:
             chosen, _ = choose(candidates, links, left)
         return Collected(gone, bytes_freed)
 
-    def _candidate(self, snapshot: Snapshot, usage: Usage) -> Candidate:
-        files = {file.id: file.size for file in snapshot.files if file.id}
-        return Candidate(
-            snapshot.key, files, usage.uses, max(0.1, snapshot.fetch_seconds), usage.clock,
-            usage.last,
-        )  # fmt: skip
+
+def _candidate(snapshot: Snapshot, usage: Usage | None, now: float) -> Candidate:
+    files = {file.id: file.size for file in snapshot.files if file.id}
+    usage = usage or Usage(last=snapshot.created)
+    return Candidate(
+        snapshot.key, files, usage.counts(now), max(0.1, snapshot.fetch_seconds),
+        snapshot.bytes_fetched, usage.last,
+    )  # fmt: skip
 
 
 def disk_of(path: Path) -> Disk:

@@ -40,6 +40,13 @@ class Files:
         except FileNotFoundError:
             return False
 
+    def size(self, id_: str) -> int:
+        """Return the bytes of a file; 0 if it is not here."""
+        try:
+            return self.path(id_).stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def adopt(self, staged: Path, id_: str) -> None:
         """Take in a staged file, which is complete, verified and durable.
 

@@ -11,21 +11,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cache_daemon.space.evict import HALF_LIFE, decayed
+
 _SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS used (
-  key TEXT PRIMARY KEY, uses INTEGER NOT NULL, last REAL NOT NULL, clock REAL NOT NULL
+CREATE TABLE IF NOT EXISTS usage (
+  key TEXT PRIMARY KEY, uses INTEGER NOT NULL, last REAL NOT NULL, recent REAL NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY CHECK (one = 1), value REAL NOT NULL);
 """
+_SELECT: Final = "SELECT key, uses, last, recent FROM usage"
+_FORGOTTEN: Final = 10 * HALF_LIFE
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """How a snapshot was used: how often, when last, and the eviction clock then."""
+    """How a snapshot was used: how often since it came, when last, what all uses counted then."""
 
     uses: int = 1
     last: float = 0.0
-    clock: float = 0.0
+    recent: float = 1.0
+
+    def counts(self, now: float) -> float:
+        """Return what the uses count now."""
+        return decayed(self.recent, now - self.last)
 
 
 class Ledger:
@@ -46,45 +53,35 @@ class Ledger:
 
     def touch(self, key: str) -> None:
         """A snapshot is used now."""
+        now = time.time()
         with self._lock, self._db:
-            self._db.execute(
-                "INSERT INTO used VALUES (?, 1, ?, ?) ON CONFLICT (key) DO UPDATE"
-                " SET uses = uses + 1, last = excluded.last, clock = excluded.clock",
-                (key, time.time(), self._clock()),
-            )
+            row = self._db.execute(f"{_SELECT} WHERE key = ?", (key,)).fetchone()
+            before = Usage(*row[1:]) if row else Usage(0, now, 0.0)
+            after = (key, before.uses + 1, now, before.counts(now) + 1)
+            self._db.execute("REPLACE INTO usage VALUES (?, ?, ?, ?)", after)
 
     def usage(self) -> dict[str, Usage]:
-        """Return what is known of every snapshot."""
+        """Return what is known of every snapshot, also of those that were evicted."""
         with self._lock:
-            rows = self._db.execute("SELECT key, uses, last, clock FROM used").fetchall()
-        return {key: Usage(uses, last, clock) for key, uses, last, clock in rows}
+            rows = self._db.execute(_SELECT).fetchall()
+        return {key: Usage(uses, last, recent) for key, uses, last, recent in rows}
 
-    def evicted(self, key: str, worth: float) -> None:
-        """Forget a snapshot; the clock moves on to what it was worth."""
+    def gone(self, key: str) -> None:
+        """A snapshot is not here any more; what it was used counts if it is back within a month."""
         with self._lock, self._db:
-            self._db.execute("DELETE FROM used WHERE key = ?", (key,))
-            self._db.execute(
-                "INSERT INTO clock VALUES (1, ?) ON CONFLICT (one) DO UPDATE"
-                " SET value = max(value, excluded.value)",
-                (worth,),
-            )
+            self._db.execute("UPDATE usage SET uses = 0 WHERE key = ?", (key,))
+            since = time.time() - _FORGOTTEN
+            self._db.execute("DELETE FROM usage WHERE uses = 0 AND last < ?", (since,))
 
     def keep_only(self, keys: Iterable[str]) -> None:
-        """Forget all snapshots but these."""
-        known = set(keys)
-        with self._lock, self._db:
-            for (key,) in self._db.execute("SELECT key FROM used").fetchall():
-                if key not in known:
-                    self._db.execute("DELETE FROM used WHERE key = ?", (key,))
+        """All but these are gone."""
+        for key in self.usage().keys() - set(keys):
+            self.gone(key)
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
             self._db.close()
-
-    def _clock(self) -> float:
-        row = self._db.execute("SELECT value FROM clock").fetchone()
-        return float(row[0]) if row else 0.0
 
 
 def _opened(path: Path) -> sqlite3.Connection:

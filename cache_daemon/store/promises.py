@@ -1,6 +1,6 @@
 """What the store has promised to fetches that are under way: space, and files to link to."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -28,12 +28,12 @@ class Promises:
 
     _reserved: dict[str, int] = field(default_factory=dict)
     _unwritten: dict[str, int] = field(default_factory=dict)
-    _files: dict[str, frozenset[str]] = field(default_factory=dict)
+    _files: dict[str, Mapping[str, int]] = field(default_factory=dict)
     _claims: dict[str, Claim] = field(default_factory=dict)
 
-    def begin(self, key: str, ids: Collection[str]) -> None:
-        """A fetch will link to these files: they stay."""
-        self._files[key] = frozenset(ids)
+    def begin(self, key: str, files: Mapping[str, int]) -> None:
+        """A fetch will link to these files: they stay. With the bytes of those that are here."""
+        self._files[key] = files
 
     def reserve(self, key: str, bytes_: int, claim: Claim) -> None:
         """A fetch will write so many bytes."""
@@ -44,10 +44,11 @@ class Promises:
         """What was promised is on the disk now."""
         self._unwritten.pop(key, None)
 
-    def end(self, key: str) -> None:
-        """The fetch is over."""
-        for promised in (self._reserved, self._unwritten, self._files, self._claims):
+    def end(self, key: str) -> frozenset[str]:
+        """The fetch is over; returns the files that stayed for it."""
+        for promised in (self._reserved, self._unwritten, self._claims):
             promised.pop(key, None)
+        return frozenset(self._files.pop(key, ()))
 
     def __contains__(self, key: str) -> bool:
         return key in self._files
@@ -64,7 +65,11 @@ class Promises:
 
     def files(self) -> list[frozenset[str]]:
         """Return the files that stay, per fetch."""
-        return list(self._files.values())
+        return [frozenset(files) for files in self._files.values()]
+
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of the files that stay and were here when the fetches began."""
+        return {id_: size for files in self._files.values() for id_, size in files.items() if size}
 
     def kept(self) -> frozenset[str]:
         """Return all files that stay."""

@@ -11,7 +11,7 @@ from cache_daemon.api.errors import BadStore
 from cache_daemon.store.records import read_record, write_record
 from modelpack.disk.durable import sync
 from modelpack.disk.errors import disk_errors
-from modelpack.disk.mount import mount_id
+from modelpack.disk.mount import file_system
 
 VERSION: Final = 1
 _RECORDS: Final = ("snapshots", "leases", "pins", "wants", "refused")
@@ -97,23 +97,12 @@ class Root:
 
 
 def _check_file_system(path: Path) -> None:
-    kind = _file_system(path)
+    kind = file_system(path)
     if kind not in _FILE_SYSTEMS:
         raise BadStore(
             f"{path}: is on {kind}; expected one of {', '.join(_FILE_SYSTEMS)}",
             hint="choose a directory on a local disk: --root",
         )
-
-
-def _file_system(path: Path) -> str:
-    """Return the type of the mount that a path is on."""
-    # By mount, not by device: a file of btrfs has the device of its subvolume, which no mount has.
-    number = str(mount_id(path))
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        before, _, after = line.partition(" - ")
-        if before.split(" ")[0] == number:
-            return after.split(" ")[0]
-    return "an unknown file system"
 
 
 def _locked(path: Path) -> int:

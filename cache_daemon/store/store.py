@@ -116,7 +116,7 @@ class Store:
     def begin(self, key: str, ids: Collection[str]) -> None:
         """A fetch begins that will link to these files: they stay, until `end`."""
         with self._lock:
-            self._promises.begin(key, ids)
+            self._promises.begin(key, {id_: self.files.size(id_) for id_ in ids})
 
     def reserve(self, key: str, bytes_: int, claim: Claim | None = None) -> Collected:
         """Promise space to a fetch that has begun, evicting what must go; returns what went.
@@ -132,9 +132,11 @@ class Store:
             return evicted
 
     def end(self, key: str) -> None:
-        """The fetch is over, well or not: its promises are void."""
+        """The fetch is over, well or not: its promises are void, what stayed only for it goes."""
         with self._lock:
-            self._promises.end(key)
+            ids = self._promises.end(key)
+            kept = self._promises.kept()
+            self.files.collect(id_ for id_ in ids if id_ not in kept)
 
     def settle(self, key: str) -> None:
         """The space is taken on the disk now."""
@@ -319,6 +321,7 @@ class Store:
         self._snapshots.remove(snapshot.key)
         kept = self._promises.kept()
         freed = self.files.collect(id_ for id_ in snapshot.ids if id_ not in kept)
+        self._ledger.gone(snapshot.key)
         self.on_evicted(snapshot, freed)
         return freed
 

@@ -22,6 +22,19 @@ def mount_id(path: Path) -> int:
     return _unique(path) or _in_table(path)
 
 
+def file_system(path: Path) -> str:
+    """Return the type of the file system that a path is on, "an unknown file system" if not known.
+
+    By mount, not by device: a file of btrfs has the device of its subvolume, which no mount has.
+    """
+    number = str(_in_table(path))
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        if before.split(" ")[0] == number:
+            return after.split(" ")[0]
+    return "an unknown file system"
+
+
 def _unique(path: Path) -> int:
     statx = getattr(_LIBC, "statx", None)
     buffer = ctypes.create_string_buffer(256)

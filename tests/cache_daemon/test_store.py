@@ -1,5 +1,7 @@
 import os
 import shutil
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -7,6 +9,7 @@ from cache_daemon.api.errors import BadStore, InUse, NoSpace, NoSuchLease, NoSuc
 from cache_daemon.api.values import Owner
 from cache_daemon.fetch.view import here
 from cache_daemon.space.room import Limits
+from cache_daemon.store import ledger
 from cache_daemon.store.store import Store
 from tests.cache_daemon.conftest import ROOMY, content, identity, publish, read
 
@@ -64,6 +67,34 @@ def test_a_damaged_ledger_is_replaced(tmp_path, store):
     again.close()
 
 
+def test_what_was_popular_is_remembered(tmp_path, store):
+    """Uses of a model that was removed count when it is back; those of this stay are shown."""
+    one = publish(store, "v1", {"a": A})
+    store.lease("pod", one.key, Owner())
+    store.release("pod")
+    before = store.usage()[one.key]
+    assert before.uses == 2
+    store.remove(one.key)
+    store.close()
+    again = Store(tmp_path / "store", ROOMY)
+    assert again.usage()[one.key].uses == 0
+    publish(again, "v1", {"a": A})
+    after = again.usage()[one.key]
+    assert after.uses == 1
+    assert after.counts(after.last) == pytest.approx(3, abs=0.01)
+    again.close()
+
+
+def test_uses_are_forgotten_after_a_month(tmp_path, store, monkeypatch):
+    """The ledger does not grow for ever."""
+    one = publish(store, "v1", {"a": A})
+    two = publish(store, "v2", {"b": B})
+    later = time.time() + 31 * 24 * 3600
+    monkeypatch.setattr(ledger, "time", SimpleNamespace(time=lambda: later))
+    store.remove(one.key)
+    assert store.usage().keys() == {two.key}
+
+
 def test_holds_keep_a_snapshot(store):
     """Neither leased nor pinned models can be removed; the error says by whom."""
     one = publish(store, "v1", {"a": A})
@@ -117,14 +148,16 @@ def test_room_is_made_and_refused(tmp_path):
 
 
 def test_files_of_a_fetch_under_way_stay(store):
-    """A file that a fetch will link to is not collected with the snapshot it was found in."""
+    """A file that a fetch will link to stays, and counts, until the fetch ends."""
     one = publish(store, "v1", {"a": A})
     store.begin("f" * 40, {identity(A)})
     store.remove(one.key)
     store.collect()
     assert store.files.has(identity(A), len(A))
+    assert store.used() == len(A)
     store.end("f" * 40)
-    assert store.collect().bytes_freed == len(A)
+    assert list(store.files.all()) == []
+    assert store.used() == 0
 
 
 @pytest.mark.parametrize("damage", ["tree", "record", "file", "truncated", "replaced"])
