@@ -36,6 +36,11 @@ class Settings(BaseSettings):
     registries: list[str] = Field(
         [], description="allowed registries, HOST[:PORT][/PREFIX]; empty allows all public ones"
     )
+    trusted_hosts: list[str] = Field(
+        [],
+        description="HOST[:PORT] that may be on this machine: token servers, object storage;"
+        " registries named above are",
+    )
     layouts: list[Path] = Field([], description="directories below which oci:DIR is allowed")
     plain_http: bool = Field(False, description="speak HTTP to registries that are not loopback")
     ca_file: Path | None = Field(None, description="additional certificate authority")

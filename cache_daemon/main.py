@@ -76,7 +76,9 @@ def main() -> None:
 def open_node(settings: Settings) -> Node:
     """Open the store and connect it with the registries; raises BadStore, DiskError."""
     store = Store(settings.root, Limits(settings.keep_free, settings.most))
-    policy = Policy(tuple(settings.registries), tuple(settings.layouts))
+    policy = Policy(
+        tuple(settings.registries), tuple(settings.layouts), tuple(settings.trusted_hosts)
+    )
     connect = ConnectSettings(plain_http=settings.plain_http, ca_file=settings.ca_file)
     queue = Queue(
         Fetcher(store, settings.jobs), slots=settings.slots, grace_seconds=settings.grace_seconds
