@@ -20,6 +20,7 @@ from cache_daemon.config import Settings, read_token
 from cache_daemon.fetch.access import Access, Policy
 from cache_daemon.fetch.fetcher import Fetcher
 from cache_daemon.fetch.grants import Grants
+from cache_daemon.fetch.limit import SourceLimits, Sources
 from cache_daemon.fetch.node import Node
 from cache_daemon.fetch.queue import Queue
 from cache_daemon.serve.app import create
@@ -80,9 +81,13 @@ def open_node(settings: Settings) -> Node:
         tuple(settings.registries), tuple(settings.layouts), tuple(settings.trusted_hosts)
     )
     connect = ConnectSettings(plain_http=settings.plain_http, ca_file=settings.ca_file)
-    queue = Queue(
-        Fetcher(store, settings.jobs), slots=settings.slots, grace_seconds=settings.grace_seconds
+    limits = SourceLimits(
+        connections=settings.connections_per_source,
+        bytes_per_second=settings.bytes_per_second,
+        prefetch_share=settings.prefetch_rate_share,
     )
+    fetcher = Fetcher(store, settings.jobs, Sources(limits))
+    queue = Queue(fetcher, slots=settings.slots, grace_seconds=settings.grace_seconds)
     _log.info("store opened root=%s models=%d", settings.root, len(store.snapshots()))
     grants = Grants(settings.grant_seconds, settings.max_stale)
     return Node(store, Access(policy, connect), queue, grants)

@@ -1,11 +1,12 @@
 """From a resolved artifact to a snapshot in the store, by the engine of `modelpack`."""
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache_daemon.api.values import Snapshot, StoredFile
+from cache_daemon.fetch.limit import Reader, Sources
 from cache_daemon.fetch.request import Wanted
 from cache_daemon.store.files import file_id
 from cache_daemon.store.store import Store
@@ -20,7 +21,7 @@ from modelpack.spec.errors import IntegrityError
 from modelpack.spec.index import ChunkIndex, decode
 from modelpack.spec.kinds import layer_plan
 from modelpack.spec.progress import QUIET, Reporter
-from modelpack.spec.registry import Repository
+from modelpack.spec.source import BlobSource
 from modelpack.state.database import Database
 from modelpack.state.digests import DigestCache
 from modelpack.transfer.stop import Stop
@@ -30,22 +31,29 @@ _ALGORITHM = "blake3"
 
 @dataclass(frozen=True, slots=True)
 class Fetcher:
-    """Fetches one model at a time into the store; `jobs` connections each."""
+    """Fetches models into the store; `jobs` connections each, within the limits of `sources`."""
 
     store: Store
     jobs: int = 4
+    sources: Sources = field(default_factory=Sources)
 
-    def fetch(self, wanted: Wanted, reporter: Reporter, stop: Stop) -> Snapshot:
+    def fetch(
+        self, wanted: Wanted, reporter: Reporter, stop: Stop, urgent: Callable[[], bool]
+    ) -> Snapshot:
         """Bring the model here, verified and durable, or raise what was in the way.
 
         Interrupted at any instant, the next call continues. Raises NoSpace before a byte is
-        fetched, and the error that `stop` was set with.
+        fetched, and the error that `stop` was set with. `urgent` says whether a pod waits.
         """
         if self.store.has(wanted.key):
             return self.store.snapshot(wanted.key)
         repository = wanted.open(wanted.reference)
         try:
-            run = _Fetch(wanted, self.store, repository, reporter, stop, self.jobs)
+            source: BlobSource = repository
+            if wanted.reference.registry:
+                reader = Reader(stop, urgent)
+                source = self.sources.limited(repository, wanted.reference.registry, reader)
+            run = _Fetch(wanted, self.store, source, reporter, stop, self.jobs)
             return run.indexed() if wanted.artifact.index else run.whole()
         finally:
             self.store.end(wanted.key)
@@ -56,7 +64,7 @@ class Fetcher:
 class _Fetch:
     wanted: Wanted
     store: Store
-    repository: Repository
+    source: BlobSource
     reporter: Reporter
     stop: Stop
     jobs: int
@@ -84,7 +92,7 @@ class _Fetch:
         area = self.store.partial(wanted.key)
         with Staging(area, wanted.artifact.digest, len(index)) as staging:
             try:
-                moved = checkout.stage(absent, staging, self.repository, self._find(index, here))
+                moved = checkout.stage(absent, staging, self.source, self._find(index, here))
                 self._check_unsigned(index, absent, staging)
             except IntegrityError:
                 if not wanted.artifact.index_signed:
@@ -106,7 +114,7 @@ class _Fetch:
         # A compressed layer grows; what it grows to is known, and checked, when it is unpacked.
         self.store.begin(wanted.key, ())
         self.store.reserve(wanted.key, 2 * sum(one.descriptor.size for one in layers))
-        checkout = WholeCheckout(layers, self.repository, self.reporter, self.jobs, self.stop)
+        checkout = WholeCheckout(layers, self.source, self.reporter, self.jobs, self.stop)
         area = self.store.partial(wanted.key)
         with Staging(area, wanted.artifact.digest, checkout.parts) as staging:
             moved, every = checkout.stage(staging)
@@ -137,7 +145,7 @@ class _Fetch:
             return
         for number in files:
             layer = self.wanted.artifact.layers[index.files[number].layer]
-            verify_blob(staging.path(number), layer, self.repository.name, QUIET)
+            verify_blob(staging.path(number), layer, self.source.name, QUIET)
 
     def _snapshot(self, files: tuple[StoredFile, ...], moved: Moved, started: float) -> Snapshot:
         wanted = self.wanted

@@ -18,7 +18,9 @@ _REMEMBERED = 200  # jobs that are over
 class Fetches(Protocol):
     """What does the work."""
 
-    def fetch(self, wanted: Wanted, reporter: Reporter, stop: Stop) -> Snapshot:
+    def fetch(
+        self, wanted: Wanted, reporter: Reporter, stop: Stop, urgent: Callable[[], bool]
+    ) -> Snapshot:
         """Bring the model here (see Fetcher)."""
 
 
@@ -124,7 +126,7 @@ class Queue:
     def _work(self, only_pods: bool) -> None:  # noqa: FBT001  # a thread's argument
         while (job := self._take(only_pods=only_pods)) is not None:
             try:
-                snapshot = self._fetcher.fetch(job.wanted, job, job.stop)
+                snapshot = self._fetcher.fetch(job.wanted, job, job.stop, job.urgent)
                 self.arrived(snapshot.key)
                 job.succeed(snapshot)
             except Exception as error:  # noqa: BLE001  # the waiters must hear of it, whatever it is
