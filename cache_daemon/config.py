@@ -36,6 +36,11 @@ class Settings(BaseSettings):
     registries: list[str] = Field(
         [], description="allowed registries, HOST[:PORT][/PREFIX]; empty allows all public ones"
     )
+    trusted_hosts: list[str] = Field(
+        [],
+        description="HOST[:PORT] that may be on this machine: token servers, object storage;"
+        " registries named above are",
+    )
     layouts: list[Path] = Field([], description="directories below which oci:DIR is allowed")
     plain_http: bool = Field(False, description="speak HTTP to registries that are not loopback")
     ca_file: Path | None = Field(None, description="additional certificate authority")
@@ -43,6 +48,15 @@ class Settings(BaseSettings):
         2, ge=1, le=64, description="fetches at a time, besides one for waiting pods"
     )
     jobs: int = Field(4, ge=1, le=64, description="connections per fetch")
+    connections_per_source: int = Field(
+        8, ge=1, le=256, description="streams at once from one registry; half are kept for pods"
+    )
+    bytes_per_second: int = Field(
+        0, ge=0, description="bytes that may come from one registry; 0 for no bound"
+    )
+    prefetch_rate_share: float = Field(
+        0.25, ge=0, le=1, description="share of the bytes that prefetches get beside a pod's fetch"
+    )
     keep_free: float = Field(
         0.18,
         ge=0,

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from hmac import compare_digest
 from pathlib import Path
 
@@ -23,8 +24,10 @@ from cache_daemon.fetch.access import Access, Policy
 from cache_daemon.fetch.admission import algorithms, both, whole_layers
 from cache_daemon.fetch.fetcher import Fetcher
 from cache_daemon.fetch.grants import Grants
+from cache_daemon.fetch.limit import SourceLimits, Sources
 from cache_daemon.fetch.node import Node
 from cache_daemon.fetch.queue import Queue
+from cache_daemon.fetch.trust import Trust
 from cache_daemon.mirror.app import Mirror
 from cache_daemon.mirror.desk import Desk
 from cache_daemon.mirror.shelf import Shelf
@@ -103,12 +106,19 @@ def open_node(settings: Settings) -> Node:
         namespaces=settings.namespace_bytes,
     )
     store = Store(settings.root, limits)
-    policy = Policy(tuple(settings.registries), tuple(settings.layouts))
+    policy = Policy(
+        tuple(settings.registries), tuple(settings.layouts), tuple(settings.trusted_hosts)
+    )
     connect = connect_settings(settings)
     rules = [algorithms(settings.chunk_digests)]
     if settings.layer_check == "before":
         rules.append(whole_layers(store))
-    fetcher = Fetcher(store, settings.jobs, both(*rules))
+    sources = SourceLimits(
+        connections=settings.connections_per_source,
+        bytes_per_second=settings.bytes_per_second,
+        prefetch_share=settings.prefetch_rate_share,
+    )
+    fetcher = Fetcher(store, settings.jobs, both(*rules), Sources(sources))
     queue = Queue(fetcher, slots=settings.slots, grace_seconds=settings.grace_seconds)
     _log.info("store opened root=%s models=%d", settings.root, len(store.snapshots()))
     grants = Grants(settings.grant_seconds, settings.max_stale)
@@ -123,7 +133,9 @@ def connect_settings(settings: Settings) -> ConnectSettings:
 
 def open_mirror(settings: Settings, node: Node, prover: Prover) -> Mirror:
     """Build the registry mirror."""
-    upstream = Upstream(connect_settings(settings))
+    named = (*settings.registries, *settings.trusted_hosts, *settings.mirror_for)
+    trust = Trust.of(one.partition("/")[0] for one in named)
+    upstream = Upstream(replace(connect_settings(settings), guard=trust.check))
     return Mirror(Desk(node, Shelf(node.store, prover), upstream), settings.mirror_for)
 
 

@@ -1,31 +1,40 @@
 """Which registries the daemon talks to, and with whose credentials."""
 
 import dataclasses
-import ipaddress
-import os
-import socket
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+from cache_daemon.fetch.trust import Trust
 from modelpack.oci.connect import open_repository
 from modelpack.oci.credentials import Credential, NoCredentials
 from modelpack.oci.settings import ConnectSettings
-from modelpack.spec.errors import Denied, Unavailable
+from modelpack.spec.errors import Denied
 from modelpack.spec.reference import Reference
 from modelpack.spec.registry import Repository
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Policy:
     """What the operator allows. Registries are `host[:port]` or `host[:port]/prefix`.
 
-    No entry means all registries with a public or private address; loopback, link-local (cloud
-    metadata) and multicast ones only if they are named. Layouts only below `layouts`.
+    No entry means all registries. Whatever leads there, no connection is made to this machine
+    itself, to cloud metadata and the like (see `addresses`), except to hosts of `registries` and to
+    `trusted` ones, `host[:port]`. Layouts only below `layouts`.
     """
 
     registries: tuple[str, ...] = ()
     layouts: tuple[Path, ...] = ()
+    trusted: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise InputError for what is not a host."""
+        _ = self.trust
+
+    @cached_property
+    def trust(self) -> Trust:
+        """What connections are checked with."""
+        return Trust.of((*(one.partition("/")[0] for one in self.registries), *self.trusted))
 
     def check(self, reference: Reference) -> None:
         """Raise Denied if the daemon must not go there."""
@@ -40,12 +49,6 @@ class Policy:
             return
         if self.registries:
             raise Denied(f"{reference.name}: is not an allowed registry", hint="see --registries")
-        for address in _addresses(reference.registry):
-            if _is_local(address):
-                raise Denied(
-                    f"{reference.name}: {address} is an address of this machine itself",
-                    hint="name the registry in --registries if that is meant",
-                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +59,16 @@ class Access:
     connect: ConnectSettings = field(default_factory=ConnectSettings)
 
     def repository(self, reference: Reference, credential: Credential | None) -> Repository:
-        """Open a repository; raises Denied where the operator does not allow it."""
+        """Open a repository; raises Denied where the operator does not allow it.
+
+        Its methods raise Denied, too, before they send anything to an address that is not allowed.
+        """
         self.policy.check(reference)
         known = _Only(reference.registry, credential) if credential else NoCredentials()
-        return open_repository(reference, dataclasses.replace(self.connect, credentials=known))
+        settings = dataclasses.replace(
+            self.connect, credentials=known, guard=self.policy.trust.check
+        )
+        return open_repository(reference, settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +84,3 @@ class _Only:
 
 def _covers(entry: str, reference: Reference) -> bool:
     return reference.name == entry or reference.name.startswith(f"{entry}/")
-
-
-def _addresses(registry: str) -> Sequence[str]:
-    host, _, port = registry.rpartition(":")
-    name = (host if host and port.isdigit() else registry).strip("[]")
-    try:
-        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.args[-1]
-        raise Unavailable(f"{registry}: has no address: {reason}", hint="check the name") from None
-    return sorted({str(one[4][0]).partition("%")[0] for one in found})
-
-
-def _is_local(address: str) -> bool:
-    ip = ipaddress.ip_address(address)
-    mapped = getattr(ip, "ipv4_mapped", None)
-    if mapped is not None:
-        ip = mapped
-    return ip.is_loopback or ip.is_link_local or ip.is_multicast or ip.is_unspecified

@@ -7,7 +7,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Final, Protocol
 
-from cache_daemon.api.values import Priority
 from cache_daemon.fetch.request import Wanted
 from modelpack.checkout.staging import Staging
 from modelpack.spec.progress import Reporter
@@ -18,9 +17,8 @@ _RUN: Final = 64 << 20  # bytes that are looked ahead at a time
 class Listener(Reporter, Protocol):
     """Is told how a fetch goes; see also Reporter."""
 
-    @property
-    def priority(self) -> Priority:
-        """How urgent it is now."""
+    def urgent(self) -> bool:
+        """Whether a pod waits for it now."""
 
     def arriving(self, model: "Arriving", /) -> None:
         """From now on bytes can be read while they come."""

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cache_daemon.api.values import Priority, Snapshot, StoredFile
+from cache_daemon.api.values import Snapshot, StoredFile
 from cache_daemon.fetch.admission import Admission, Candidate, admit_all
 from cache_daemon.fetch.arriving import Arriving, Listener
+from cache_daemon.fetch.limit import Reader, Sources
 from cache_daemon.fetch.request import Wanted
 from cache_daemon.store.files import file_id
 from cache_daemon.store.promises import Claim
@@ -26,7 +27,7 @@ from modelpack.spec.errors import IntegrityError, LimitExceeded, NotFound
 from modelpack.spec.index import ChunkIndex, decode
 from modelpack.spec.kinds import layer_plan
 from modelpack.spec.progress import QUIET
-from modelpack.spec.registry import Repository
+from modelpack.spec.source import BlobSource
 from modelpack.state.database import Database
 from modelpack.state.digests import DigestCache
 from modelpack.transfer.blob import read_blob
@@ -37,7 +38,7 @@ _ALGORITHM = "blake3"
 
 @dataclass(frozen=True, slots=True)
 class Fetcher:
-    """Fetches one model at a time into the store; `jobs` connections each.
+    """Fetches models into the store; `jobs` connections each, within the limits of `sources`.
 
     `admit` has the last word before anything is shown.
     """
@@ -45,6 +46,7 @@ class Fetcher:
     store: Store
     jobs: int = 4
     admit: Admission = admit_all
+    sources: Sources = field(default_factory=Sources)
 
     def fetch(self, wanted: Wanted, listener: Listener, stop: Stop) -> Snapshot:
         """Bring the model here, verified and durable, or raise what was in the way.
@@ -56,7 +58,11 @@ class Fetcher:
             return self.store.snapshot(wanted.key)
         repository = wanted.open(wanted.reference)
         try:
-            run = _Fetch(wanted, self.store, repository, listener, stop, self.jobs, self.admit)
+            source: BlobSource = repository
+            if wanted.reference.registry:
+                reader = Reader(stop, listener.urgent)
+                source = self.sources.limited(repository, wanted.reference.registry, reader)
+            run = _Fetch(wanted, self.store, source, listener, stop, self.jobs, self.admit)
             return run.indexed() if wanted.artifact.index else run.whole()
         finally:
             self.store.end(wanted.key)
@@ -67,7 +73,7 @@ class Fetcher:
 class _Fetch:
     wanted: Wanted
     store: Store
-    repository: Repository
+    source: BlobSource
     reporter: Listener
     stop: Stop
     jobs: int
@@ -98,7 +104,7 @@ class _Fetch:
             self.reporter.arriving(Arriving(wanted, staging, here.keys(), self.store.files.path))
             try:
                 moved = checkout.stage(
-                    absent, staging, self.repository, self._find(index, here),
+                    absent, staging, self.source, self._find(index, here),
                     lambda lacking: self.store.reserve(
                         wanted.key, needed, replace(claim, lacking=lacking)
                     ),
@@ -128,7 +134,7 @@ class _Fetch:
         self.store.begin(wanted.key, ())
         size = sum(one.descriptor.size for one in layers)
         self.store.reserve(wanted.key, 2 * size, self._claim(size))
-        checkout = WholeCheckout(layers, self.repository, self.reporter, self.jobs, self.stop)
+        checkout = WholeCheckout(layers, self.source, self.reporter, self.jobs, self.stop)
         area = self.store.partial(wanted.key)
         with Staging(area, wanted.artifact.digest, checkout.parts) as staging:
             moved, every = checkout.stage(staging)
@@ -164,7 +170,7 @@ class _Fetch:
             return
         for number in files:
             layer = self.wanted.artifact.layers[index.files[number].layer]
-            verify_blob(staging.path(number), layer, self.repository.name, QUIET)
+            verify_blob(staging.path(number), layer, self.source.name, QUIET)
 
     def _snapshot(self, files: tuple[StoredFile, ...], moved: Moved, started: float) -> Snapshot:
         wanted = self.wanted
@@ -185,14 +191,13 @@ class _Fetch:
         )
 
     def _claim(self, bytes_: int) -> Claim:
-        prefetch = self.reporter.priority is not Priority.POD
-        return Claim(bytes_, self.wanted.namespace, prefetch)
+        return Claim(bytes_, self.wanted.namespace, prefetch=not self.reporter.urgent())
 
     def _papers(self, index: bytes) -> Papers:
         """Return what registry clients ask for besides layers; a config may be missing."""
         artifact = self.wanted.artifact
         try:
-            config = read_blob(self.repository, artifact.manifest.config, limits.CONFIG_BYTES)
+            config = read_blob(self.source, artifact.manifest.config, limits.CONFIG_BYTES)
         except (NotFound, LimitExceeded):
             config = b""
         return Papers(artifact.data, config, index)

@@ -81,6 +81,10 @@ class Job:
             demoted = max(self._last, Priority.PREFETCH, key=lambda one: one.rank)
             return min(reasons, key=lambda one: one.rank, default=demoted)
 
+    def urgent(self) -> bool:
+        """Whether a pod waits for it now."""
+        return self.priority is Priority.POD
+
     # How far it is.
 
     def bar(self, name: str, /) -> "_Phase":

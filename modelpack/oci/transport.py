@@ -17,7 +17,9 @@ from urllib3.exceptions import (
     SSLError,
 )
 from urllib3.response import BaseHTTPResponse
+from urllib3.util import parse_url
 
+from modelpack.oci.guard import Guard, guarded_pools, literal_address
 from modelpack.oci.headers import printable
 from modelpack.oci.proxies import Proxy, proxy_for
 from modelpack.oci.settings import ConnectSettings
@@ -33,6 +35,7 @@ from modelpack.spec.limits import MIB
 _SYSTEM_CERTS_D: Final = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
 _USER_AGENT: Final = "modelpack (+https://modelpack.dev)"
 PROXY_HINT: Final = "put them into the environment: HTTPS_PROXY=http://user:password@host:port"
+_PORTS: Final = {"http": 80, "https": 443}
 _CONNECTIONS: Final = 64  # per host; as many as there can be transfers
 
 Body = bytes | Iterable[bytes | memoryview] | None
@@ -60,8 +63,8 @@ class Transport:
 
         Where the other side answers before it has read all of the body, and hangs up, that answer
         is returned. Raises Unavailable, ProtocolViolation, InputError for certificates and proxies
-        that cannot be used, RegistryError where no repetition can help (TLS). What the body raises
-        comes through.
+        that cannot be used, RegistryError where no repetition can help (TLS), Denied where the
+        guard of the settings forbids it: then nothing was sent. What the body raises comes through.
         """
         host = urlsplit(url).netloc.rpartition("@")[2]
         if isinstance(body, bytes):
@@ -96,13 +99,16 @@ class Transport:
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         parts = urlsplit(url)
+        guard, proxy = self._settings.guard, proxy_for(url)
+        if guard is not None and proxy is not None:
+            _check_literal(guard, url)
         # Certificates may differ by host, so pools do.
-        key = (parts.netloc if parts.scheme == "https" else "", proxy_for(url))
+        key = (parts.netloc if parts.scheme == "https" else "", proxy)
         with self._lock:
             pool = self._pools.get(key)
             if pool is None:
                 context = self._tls(parts.netloc) if parts.scheme == "https" else None
-                pool = self._pools[key] = _make_pool(context, key[1])
+                pool = self._pools[key] = _make_pool(context, proxy, guard)
             return pool
 
     def _tls(self, host: str) -> ssl.SSLContext:
@@ -127,9 +133,22 @@ class Transport:
         return context
 
 
-def _make_pool(context: ssl.SSLContext | None, proxy: Proxy | None) -> urllib3.PoolManager:
+def _check_literal(guard: Guard, url: str) -> None:
+    """Ask the guard about a host that is an address, as the library that connects reads it."""
+    parts = parse_url(url)
+    address = literal_address(parts.host or "")
+    if address:
+        guard(parts.host or "", parts.port or _PORTS.get(parts.scheme or "", 0), address)
+
+
+def _make_pool(
+    context: ssl.SSLContext | None, proxy: Proxy | None, guard: Guard | None
+) -> urllib3.PoolManager:
     if proxy is None:
-        return urllib3.PoolManager(maxsize=_CONNECTIONS, ssl_context=context, blocksize=MIB)
+        pool = urllib3.PoolManager(maxsize=_CONNECTIONS, ssl_context=context, blocksize=MIB)
+        if guard is not None:
+            pool.pool_classes_by_scheme = guarded_pools(guard)
+        return pool
     login = urllib3.make_headers(proxy_basic_auth=proxy.login) if proxy.login else None
     return urllib3.ProxyManager(
         proxy.url,

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from modelpack.verbs.node import Node
 from tests.support.processes import wait_until
@@ -52,3 +53,9 @@ class Daemon:
 
     def trees(self):
         return [path / "tree" for path in (self.directory / "root" / "snapshots").iterdir()]
+
+
+def trusted(registry) -> str:
+    """The option that lets the daemon ask the token server of a registry, if it has one."""
+    tokens = registry.extra.get("tokens")
+    return f'--trusted-hosts=["{urlsplit(tokens.url).netloc}"]' if tokens else "--trusted-hosts=[]"

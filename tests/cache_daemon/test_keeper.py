@@ -7,6 +7,7 @@ from cache_daemon.fetch.queue import Queue
 from modelpack.spec.reference import Reference
 from modelpack.verbs.node import Node
 from modelpack.verbs.push import PushOptions, push
+from tests.cache_daemon.process import trusted
 from tests.oci.conftest import Known
 from tests.support.processes import wait_until
 from tests.support.tokens import PASSWORD, USER
@@ -46,7 +47,7 @@ def test_a_private_prefetch_waits_for_a_credential(daemon, token_registry, model
     known = Known(USER, PASSWORD)
     text = f"{token_registry.host}/{name}:v1"
     push(str(model), Reference.parse(text), session(credentials=known), PushOptions())
-    one = daemon(f'--registries=["{token_registry.host}"]').start()
+    one = daemon(f'--registries=["{token_registry.host}"]', trusted(token_registry)).start()
     node = Node(one.socket)
     node.send("POST", "/v1/pause")
     body = {"ref": text, "credential": {"username": USER, "password": PASSWORD}, "pin": True}

@@ -17,6 +17,7 @@ from modelpack.spec.source import Bytes
 from modelpack.transfer.blob import read_blob
 from modelpack.verbs.node import Node
 from modelpack.verbs.push import PushOptions, push
+from tests.cache_daemon.process import trusted
 from tests.conftest import fast
 from tests.oci.conftest import Known
 from tests.support.faults import fault_proxy
@@ -267,7 +268,7 @@ def token(registry, name, *, known=True):
 
 def test_a_private_model_needs_the_secret(mirrored, token_registry, name, private):
     """By tag, by digest and by blob; also when it is here; also after somebody else was allowed."""
-    one, client = mirrored(token_registry.host, name)
+    one, client = mirrored(token_registry.host, name, trusted(token_registry))
     secret = {"username": USER, "password": PASSWORD}
     node = Node(one.socket)
     body = {"ref": f"{token_registry.host}/{name}:v1", "credential": secret}

@@ -302,7 +302,7 @@ def test_draining(open_node, registry, published):
 
 
 def test_what_the_operator_does_not_allow(open_node, registry, tmp_path):
-    """Other registries, addresses of this machine, layouts elsewhere: refused before a request."""
+    """Other registries, layouts elsewhere: refused before a request."""
     node = open_node(registry.host)
     with pytest.raises(Denied, match="not an allowed registry"):
         node.ensure(Ask(ref="127.0.0.1:1/a:v1"))
@@ -310,9 +310,6 @@ def test_what_the_operator_does_not_allow(open_node, registry, tmp_path):
         node.ensure(Ask(ref="oci:/etc:v1"))
     with pytest.raises(NotFound):
         node.ensure(Ask(ref=f"oci:{tmp_path / 'none'}:v1"))
-    for local in ("127.0.0.1:1", "localhost:1", "169.254.169.254", "[::1]:1", "0.0.0.0:1"):
-        with pytest.raises(Denied, match="of this machine"):
-            Policy().check(Reference.parse(f"{local}/a:v1"))
 
 
 def test_watching(open_node, published, proxy):

@@ -6,14 +6,29 @@ from dataclasses import dataclass
 
 import pytest
 
+from cache_daemon.fetch.limit import Reader, SourceLimits, Sources
 from modelpack.oci.layout import LayoutRepository
 from modelpack.oci.memory import MemoryRegistry, MemoryRepository
 from modelpack.oci.remote import RemoteRepository
 from modelpack.spec.registry import Repository
+from modelpack.transfer.stop import Stop
 from tests.conftest import fast
 from tests.contract.contents import MIB
 
-KINDS = ("memory", "layout", "distribution", "crane")
+KINDS = ("memory", "layout", "distribution", "crane", "limited")
+
+
+class LimitedRepository(MemoryRepository):
+    """One that is read as the daemon reads, within limits: few streams, small slices."""
+
+    def __init__(self, registry, name, sources) -> None:
+        super().__init__(registry, name)
+        self._sources = sources
+
+    def open(self, blob, offset, length):
+        inner = MemoryRepository(self._registry, self.name)
+        reader = Reader(Stop(), lambda: False)
+        return self._sources.limited(inner, "memory", reader).open(blob, offset, length)
 
 
 @dataclass(frozen=True)
@@ -31,7 +46,7 @@ class Backend:
     @property
     def ours(self) -> bool:
         """Whether the registry is our own code, and not only the client."""
-        return self.kind in ("memory", "layout")
+        return self.kind in ("memory", "layout", "limited")
 
 
 @pytest.fixture(params=KINDS)
@@ -43,6 +58,12 @@ def backend(request, tmp_path, name):
 
         def make(name: str) -> Repository:
             return MemoryRepository(registry, name)
+    elif kind == "limited":
+        registry = MemoryRegistry()
+        sources = Sources(SourceLimits(connections=2, bytes_per_second=2_000 * MIB))
+
+        def make(name: str) -> Repository:
+            return LimitedRepository(registry, name, sources)
     elif kind == "layout":
 
         def make(name: str) -> Repository:

@@ -8,7 +8,7 @@ from modelpack.oci.credentials import NoCredentials
 from modelpack.spec.reference import Reference
 from modelpack.verbs.node import Node
 from modelpack.verbs.push import PushOptions, push
-from tests.cache_daemon.process import Daemon
+from tests.cache_daemon.process import Daemon, trusted
 from tests.oci.conftest import Known
 from tests.support.containerd import DEBIAN, RECENT, containerd
 from tests.support.cri import CriError
@@ -70,7 +70,7 @@ def scene(request, tmp_path, name, model, session):
             (tmp_path / "d").mkdir()
             daemon = Daemon(
                 tmp_path / "d", f'--registries=["{proxy.host}"]', f"--mirror=127.0.0.1:{ports[0]}",
-                f'--mirror-for=["{proxy.host}/t"]', *options,
+                f'--mirror-for=["{proxy.host}/t"]', trusted(registry), *options,
             ).start()  # fmt: skip
             running.append(daemon)
             runtime.set_mirror(proxy.host, f"http://127.0.0.1:{ports[0]}")
