@@ -97,6 +97,12 @@ class Settings(BaseSettings):
     warm_keep_free: float = Field(
         0.1, ge=0, lt=1, description="share of the memory that warm-up leaves available"
     )
+    log_format: Literal["", "text", "json"] = Field(
+        "", description="how log lines look; if empty, text on a terminal and json elsewhere"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="what is logged; requests that change nothing are debug"
+    )
     print_config: bool = Field(False, description="print the settings and exit")
 
     @classmethod

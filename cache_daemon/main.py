@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hmac import compare_digest
 from pathlib import Path
@@ -25,10 +25,13 @@ from cache_daemon.fetch.fetcher import Fetcher
 from cache_daemon.fetch.grants import Grants
 from cache_daemon.fetch.node import Node
 from cache_daemon.fetch.queue import Queue
+from cache_daemon.fetch.watched import Watched
 from cache_daemon.mirror.app import Mirror
 from cache_daemon.mirror.desk import Desk
 from cache_daemon.mirror.shelf import Shelf
 from cache_daemon.mirror.upstream import Upstream
+from cache_daemon.observe import logs
+from cache_daemon.observe.requests import Requests
 from cache_daemon.serve.app import create
 from cache_daemon.space.room import Limits
 from cache_daemon.store.proof import Prover
@@ -57,7 +60,7 @@ def main() -> None:
     if settings.print_config:
         sys.stdout.write(settings.model_dump_json(indent=2, exclude={"print_config"}) + "\n")
         return
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.set_up(settings.log_format, settings.log_level)
     keep_freed_memory()
     try:
         token = read_token(settings.token_file) if settings.token_file else None
@@ -66,19 +69,18 @@ def main() -> None:
         prover = Prover(node.store)
         mirror = open_mirror(settings, node, prover) if settings.mirror else None
         app = create(node, scrub)
-        sockets: list[tuple[ASGIApp, socket.socket]] = [(app, _unix_socket(settings.socket))]
+        sockets = [(Requests(app, "socket"), _unix_socket(settings.socket))]
         mirror_socket = _tcp_socket(settings.mirror) if mirror else None
         if settings.listen and token is not None:
-            sockets.append((_guarded(app, token), _tcp_socket(settings.listen)))
+            guarded = Requests(_guarded(app, token), "listen")
+            sockets.append((guarded, _tcp_socket(settings.listen)))
     except (ModelpackError, OSError, ValueError) as error:
         hint = getattr(error, "hint", "")
         sys.stderr.write(f"modelpack-cache-daemon: {error}\n")
         sys.stderr.write(f"  next: {hint}\n" if hint else "")
         sys.exit(1)
-    _log.info(
-        "serving socket=%s listen=%s mirror=%s",
-        settings.socket, settings.listen or "-", settings.mirror or "-",
-    )  # fmt: skip
+    doors = {"socket": settings.socket, "listen": settings.listen, "mirror": settings.mirror}
+    _log.info("serving", extra={name: str(where) for name, where in doors.items() if where})
     node.start()
     prover.start()
     scrub.start()
@@ -108,9 +110,10 @@ def open_node(settings: Settings) -> Node:
     rules = [algorithms(settings.chunk_digests)]
     if settings.layer_check == "before":
         rules.append(whole_layers(store))
-    fetcher = Fetcher(store, settings.jobs, both(*rules))
+    fetcher = Watched(Fetcher(store, settings.jobs, both(*rules)), store.counts)
     queue = Queue(fetcher, slots=settings.slots, grace_seconds=settings.grace_seconds)
-    _log.info("store opened root=%s models=%d", settings.root, len(store.snapshots()))
+    opened = {"root": str(settings.root), "models": len(store.snapshots())}
+    _log.info("store opened", extra=opened)
     grants = Grants(settings.grant_seconds, settings.max_stale)
     warmer = Warmer(store, settings.warm_keep_free)
     return Node(store, Access(policy, connect), queue, grants, warmer)
@@ -124,7 +127,8 @@ def connect_settings(settings: Settings) -> ConnectSettings:
 def open_mirror(settings: Settings, node: Node, prover: Prover) -> Mirror:
     """Build the registry mirror."""
     upstream = Upstream(connect_settings(settings))
-    return Mirror(Desk(node, Shelf(node.store, prover), upstream), settings.mirror_for)
+    desk = Desk(node, Shelf(node.store, prover), upstream)
+    return Mirror(desk, settings.mirror_for, node.store.counts)
 
 
 class _Beside:
@@ -132,7 +136,7 @@ class _Beside:
 
     def __init__(self, mirror: Mirror, bound: socket.socket) -> None:
         self._mirror = mirror
-        self._server = _server(mirror)
+        self._server = _server(Requests(mirror, "mirror"))
         self._thread = threading.Thread(
             target=asyncio.run, args=(self._server.serve([bound]),), daemon=True, name="mirror"
         )
@@ -145,7 +149,7 @@ class _Beside:
         self._mirror.close()
 
 
-async def _serve(sockets: list[tuple[ASGIApp, socket.socket]]) -> None:
+async def _serve(sockets: Sequence[tuple[ASGIApp, socket.socket]]) -> None:
     servers = [_server(app) for app, _ in sockets]
     loop = asyncio.get_running_loop()
 
@@ -191,7 +195,7 @@ class _Server(uvicorn.Server):
 def _server(app: ASGIApp) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
-        log_level="warning",
+        log_config=None,  # ours
         http="httptools",
         loop="asyncio",
         timeout_graceful_shutdown=3,

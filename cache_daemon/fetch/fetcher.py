@@ -9,6 +9,7 @@ from cache_daemon.api.values import Priority, Snapshot, StoredFile
 from cache_daemon.fetch.admission import Admission, Candidate, admit_all
 from cache_daemon.fetch.arriving import Arriving, Listener
 from cache_daemon.fetch.request import Wanted
+from cache_daemon.observe.spans import span
 from cache_daemon.store.files import file_id
 from cache_daemon.store.promises import Claim
 from cache_daemon.store.snapshots import Papers
@@ -85,7 +86,8 @@ class _Fetch:
         )
         known = sum(index.files[n].size for n in wanted.files if ids[n] in here)
         needed = sum(index.files[n].size for n in absent)
-        self.store.reserve(wanted.key, needed, self._claim(known + needed))
+        with span("reserve", bytes=needed):
+            self.store.reserve(wanted.key, needed, self._claim(known + needed))
         tables = TableCache(
             DigestCache(Database(None)), index.header.algorithm, index.header.chunk_size
         )
@@ -96,7 +98,10 @@ class _Fetch:
         with Staging(area, wanted.artifact.digest, len(index)) as staging:
             self.reporter.arriving(Arriving(wanted, staging, here.keys(), self.store.files.path))
             try:
-                moved = checkout.stage(absent, staging, self.repository, self._find(index, here))
+                with span("stage", files=len(absent)):
+                    moved = checkout.stage(
+                        absent, staging, self.repository, self._find(index, here)
+                    )
                 self._check_unsigned(index, absent, staging)
             except IntegrityError:
                 if not wanted.artifact.index_signed:
@@ -107,7 +112,8 @@ class _Fetch:
             staged = {ids[number]: staging.path(number) for number in absent}
             papers = self._papers(index.encode())
             self.admit(Candidate(wanted, snapshot, papers, self._path_of(staged)))
-            self.store.publish(snapshot, staged, papers)
+            with span("publish"):
+                self.store.publish(snapshot, staged, papers)
             staging.discard()
         return snapshot
 
@@ -120,7 +126,8 @@ class _Fetch:
         # A compressed layer grows; what it grows to is known, and checked, when it is unpacked.
         self.store.begin(wanted.key, ())
         size = sum(one.descriptor.size for one in layers)
-        self.store.reserve(wanted.key, 2 * size, self._claim(size))
+        with span("reserve", bytes=2 * size):
+            self.store.reserve(wanted.key, 2 * size, self._claim(size))
         checkout = WholeCheckout(layers, self.repository, self.reporter, self.jobs, self.stop)
         area = self.store.partial(wanted.key)
         with Staging(area, wanted.artifact.digest, checkout.parts) as staging:
@@ -132,7 +139,8 @@ class _Fetch:
             snapshot = self._snapshot(files, moved, started)
             papers = self._papers(b"")
             self.admit(Candidate(wanted, snapshot, papers, self._path_of(_present(staged))))
-            self.store.publish(snapshot, _present(staged), papers)
+            with span("publish"):
+                self.store.publish(snapshot, _present(staged), papers)
             staging.discard()
         return snapshot
 

@@ -37,12 +37,17 @@ class Evictor:
     _promises: Promises
     _limits: Limits
     _disk: Callable[[], Disk]
-    _drop: Callable[[Snapshot], int]
+    _drop: Callable[[Snapshot, str], int]
 
     def used(self) -> int:
         """Return the bytes of all files; a shared file counts once."""
         sizes = {file.id: file.size for one in self._snapshots.values() for file in one.files}
         return sum(sizes.values())
+
+    def held(self) -> int:
+        """Return the bytes of the files that leases and pins keep."""
+        held = [one for one in self._snapshots.values() if self._holds.on(one.key)]
+        return sum({file.id: file.size for one in held for file in one.files}.values())
 
     def room(self) -> int:
         """Return how many bytes more may be promised; negative where it is too much already."""
@@ -79,8 +84,9 @@ class Evictor:
                 f"namespace {claim.namespace!r}: {over} bytes too few, its quota is {quota}",
                 shortfall=over,
                 hint="release or unpin models of this namespace, or give it a larger quota",
+                limit="quota",
             )
-        return Collected([one.key for one in going], sum(self._drop(one) for one in going))
+        return Collected([one.key for one in going], sum(self._drop(one, "quota") for one in going))
 
     def within_share(self, bytes_: int, claim: Claim) -> Collected:
         """Prefetches replace prefetches that nobody has used, rather than everything else."""
@@ -104,12 +110,14 @@ class Evictor:
                 f"may take {allowed}",
                 shortfall=over,
                 hint="ask for it with a pod, pin it, or raise --prefetch-share",
+                limit="prefetch_share",
             )
-        return self.evict(over, partially=True, among=idle)
+        return self.evict(over, "prefetch_share", partially=True, among=idle)
 
     def evict(
         self,
         needed: int,
+        reason: str,
         *,
         partially: bool = False,
         what: str = "",
@@ -135,7 +143,7 @@ class Evictor:
         bytes_freed = 0
         for candidate in chosen:
             value = worth(candidate, freed_by(candidate, links))
-            bytes_freed += self._drop(self._snapshots[candidate.key])
+            bytes_freed += self._drop(self._snapshots[candidate.key], reason)
             self._ledger.evicted(candidate.key, value)
         return Collected([one.key for one in chosen], bytes_freed)
 
