@@ -72,6 +72,10 @@ class Stats:
     queued: int
     draining: bool
     paused: bool
+    bytes_held: int
+    bytes_capacity: int
+    mirror_answers: dict[str, int]
+    mirror_bytes: dict[str, int]
 
 
 def create(node: Node, scrub: Scrub) -> FastAPI:
@@ -238,6 +242,10 @@ def statistics(node: Node, disk: Disk) -> Stats:
         queued=states.count(State.QUEUED),
         draining=node.queue.draining,
         paused=node.queue.paused,
+        bytes_held=node.store.held(),
+        bytes_capacity=node.store.used() + max(0, node.store.room()),
+        mirror_answers=node.store.counts.mirror_answers.read(),
+        mirror_bytes=node.store.counts.mirror_bytes.read(),
     )
 
 
