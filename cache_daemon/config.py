@@ -1,5 +1,6 @@
 """Settings: flags > environment > file > defaults; frozen after start."""
 
+import os
 from pathlib import Path
 from typing import Literal, Self
 
@@ -114,8 +115,9 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags and arguments first, then the environment, then /etc/modelpack/cache.toml."""
-        file = TomlConfigSettingsSource(settings_cls, Path("/etc/modelpack/cache.toml"))
+        """Flags and arguments first, then the environment, then the file."""
+        path = os.environ.get("MODELPACK_CACHE_CONFIG", "/etc/modelpack/cache.toml")
+        file = TomlConfigSettingsSource(settings_cls, Path(path))
         return init_settings, env_settings, file
 
 

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hmac import compare_digest
 from pathlib import Path
@@ -32,6 +32,8 @@ from cache_daemon.mirror.shelf import Shelf
 from cache_daemon.mirror.upstream import Upstream
 from cache_daemon.observe import logs
 from cache_daemon.observe.requests import Requests
+from cache_daemon.observe.systemd import notify
+from cache_daemon.reload import Reload
 from cache_daemon.serve.app import create
 from cache_daemon.space.room import Limits
 from cache_daemon.store.proof import Prover
@@ -86,8 +88,9 @@ def main() -> None:
     scrub.start()
     beside = _Beside(mirror, mirror_socket) if mirror and mirror_socket else None
     try:
-        asyncio.run(_serve(sockets))
+        asyncio.run(_serve(sockets, Reload(settings, lambda: CliApp.run(Settings))))
     finally:
+        notify("STOPPING=1")
         if beside:
             beside.close()
         scrub.close()
@@ -149,9 +152,13 @@ class _Beside:
         self._mirror.close()
 
 
-async def _serve(sockets: Sequence[tuple[ASGIApp, socket.socket]]) -> None:
+async def _serve(
+    sockets: Sequence[tuple[ASGIApp, socket.socket]], reload: Callable[[], object]
+) -> None:
     servers = [_server(app) for app, _ in sockets]
+    servers[-1].on_started = lambda: notify("READY=1")
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, reload)
 
     def stop() -> None:
         for server in servers:
@@ -186,13 +193,20 @@ def _tcp_socket(listen: str) -> socket.socket:
 class _Server(uvicorn.Server):
     """Signals are ours: there are several servers in this process."""
 
+    on_started: Callable[[], object] = staticmethod(lambda: None)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        await super().startup(sockets)
+        self.on_started()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Do nothing."""
         yield
 
 
-def _server(app: ASGIApp) -> uvicorn.Server:
+def _server(app: ASGIApp) -> _Server:
     config = uvicorn.Config(
         app,
         log_config=None,  # ours
