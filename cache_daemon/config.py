@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import (
@@ -69,6 +70,13 @@ class Settings(BaseSettings):
             host, _, port = value.rpartition(":")
             if value and not (host and port.isdigit() and int(port) < 1 << 16):
                 raise ValueError(f"{name} is {value!r}; expected HOST:PORT")
+        collector = urlsplit(self.otlp_endpoint)
+        if self.otlp_endpoint and not (
+            collector.scheme in ("http", "https") and collector.hostname
+        ):
+            raise ValueError("otlp_endpoint: expected http://HOST:PORT or https://HOST:PORT")
+        if collector.username:
+            raise ValueError("otlp_endpoint: no credentials here; see OTEL_EXPORTER_OTLP_HEADERS")
         if self.mirror and not self.mirror_for:
             raise ValueError("mirror needs mirror_for: the repositories that it mirrors")
         return self
@@ -103,6 +111,9 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="what is logged; requests that change nothing are debug"
+    )
+    otlp_endpoint: str = Field(
+        "", description="OpenTelemetry collector, http://HOST:4318; no traces if empty"
     )
     print_config: bool = Field(False, description="print the settings and exit")
 

@@ -32,6 +32,7 @@ from cache_daemon.mirror.shelf import Shelf
 from cache_daemon.mirror.upstream import Upstream
 from cache_daemon.observe import logs
 from cache_daemon.observe.requests import Requests
+from cache_daemon.observe.spans import trace_with
 from cache_daemon.observe.systemd import notify
 from cache_daemon.reload import Reload
 from cache_daemon.serve.app import create
@@ -65,6 +66,7 @@ def main() -> None:
     logs.set_up(settings.log_format, settings.log_level)
     keep_freed_memory()
     try:
+        close_traces = open_traces(settings.otlp_endpoint)
         token = read_token(settings.token_file) if settings.token_file else None
         node = open_node(settings)
         scrub = Scrub(node.store, settings.scrub_bytes_per_second, settings.scrub_hours * 3600)
@@ -97,6 +99,18 @@ def main() -> None:
         prover.close()
         settings.socket.unlink(missing_ok=True)
         node.close()
+        close_traces()
+
+
+def open_traces(endpoint: str) -> Callable[[], None]:
+    """Record spans, if there is somebody to send them to; returns what ends that."""
+    if not endpoint:
+        return lambda: None
+    from cache_daemon.observe.otlp import Otlp  # of an extra, 12 MB
+
+    tracer = Otlp(endpoint)
+    trace_with(tracer)
+    return tracer.close
 
 
 def open_node(settings: Settings) -> Node:

@@ -98,10 +98,7 @@ class _Fetch:
         with Staging(area, wanted.artifact.digest, len(index)) as staging:
             self.reporter.arriving(Arriving(wanted, staging, here.keys(), self.store.files.path))
             try:
-                with span("stage", files=len(absent)):
-                    moved = checkout.stage(
-                        absent, staging, self.repository, self._find(index, here)
-                    )
+                moved = checkout.stage(absent, staging, self.repository, self._find(index, here))
                 self._check_unsigned(index, absent, staging)
             except IntegrityError:
                 if not wanted.artifact.index_signed:

@@ -86,6 +86,7 @@ class _Told:
     listener: Listener
     counts: Counts
     phases: dict[str, "_Phase"] = field(default_factory=dict)
+    reusing: float = 0.0
 
     @property
     def priority(self) -> Priority:
@@ -95,6 +96,7 @@ class _Told:
     def arriving(self, model: Arriving, /) -> None:
         """From now on bytes can be read while they come (see Listener)."""
         self.listener.arriving(model)
+        self.reusing = time.time()
 
     def bar(self, name: str, /) -> Progress:
         """Return the progress of a phase (see Reporter)."""
@@ -102,7 +104,10 @@ class _Told:
         return self.phases.setdefault(name, _Phase(self.listener.bar(name), received))
 
     def end(self) -> None:
-        """All phases are over: record them."""
+        """All phases are over: record them. Between staging and fetching, chunks are reused."""
+        fetching = self.phases.get("fetching")
+        if fetching and self.reusing:
+            past("reuse", self.reusing, fetching.began)
         for name, phase in self.phases.items():
             past(name, phase.began, phase.ended, bytes=phase.done)
 
