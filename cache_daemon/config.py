@@ -1,7 +1,9 @@
 """Settings: flags > environment > file > defaults; frozen after start."""
 
+import os
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import (
@@ -82,6 +84,13 @@ class Settings(BaseSettings):
             host, _, port = value.rpartition(":")
             if value and not (host and port.isdigit() and int(port) < 1 << 16):
                 raise ValueError(f"{name} is {value!r}; expected HOST:PORT")
+        collector = urlsplit(self.otlp_endpoint)
+        if self.otlp_endpoint and not (
+            collector.scheme in ("http", "https") and collector.hostname
+        ):
+            raise ValueError("otlp_endpoint: expected http://HOST:PORT or https://HOST:PORT")
+        if collector.username:
+            raise ValueError("otlp_endpoint: no credentials here; see OTEL_EXPORTER_OTLP_HEADERS")
         if self.mirror and not self.mirror_for:
             raise ValueError("mirror needs mirror_for: the repositories that it mirrors")
         return self
@@ -111,6 +120,15 @@ class Settings(BaseSettings):
     warm_keep_free: float = Field(
         0.1, ge=0, lt=1, description="share of the memory that warm-up leaves available"
     )
+    log_format: Literal["", "text", "json"] = Field(
+        "", description="how log lines look; if empty, text on a terminal and json elsewhere"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="what is logged; requests that change nothing are debug"
+    )
+    otlp_endpoint: str = Field(
+        "", description="OpenTelemetry collector, http://HOST:4318; no traces if empty"
+    )
     print_config: bool = Field(False, description="print the settings and exit")
 
     @classmethod
@@ -122,8 +140,9 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags and arguments first, then the environment, then /etc/modelpack/cache.toml."""
-        file = TomlConfigSettingsSource(settings_cls, Path("/etc/modelpack/cache.toml"))
+        """Flags and arguments first, then the environment, then the file."""
+        path = os.environ.get("MODELPACK_CACHE_CONFIG", "/etc/modelpack/cache.toml")
+        file = TomlConfigSettingsSource(settings_cls, Path(path))
         return init_settings, env_settings, file
 
 

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from hmac import compare_digest
@@ -28,10 +28,16 @@ from cache_daemon.fetch.limit import SourceLimits, Sources
 from cache_daemon.fetch.node import Node
 from cache_daemon.fetch.queue import Queue
 from cache_daemon.fetch.trust import Trust
+from cache_daemon.fetch.watched import Watched
 from cache_daemon.mirror.app import Mirror
 from cache_daemon.mirror.desk import Desk
 from cache_daemon.mirror.shelf import Shelf
 from cache_daemon.mirror.upstream import Upstream
+from cache_daemon.observe import logs
+from cache_daemon.observe.requests import Requests
+from cache_daemon.observe.spans import trace_with
+from cache_daemon.observe.systemd import notify
+from cache_daemon.reload import Reload
 from cache_daemon.serve.app import create
 from cache_daemon.space.room import Limits
 from cache_daemon.store.proof import Prover
@@ -60,41 +66,54 @@ def main() -> None:
     if settings.print_config:
         sys.stdout.write(settings.model_dump_json(indent=2, exclude={"print_config"}) + "\n")
         return
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.set_up(settings.log_format, settings.log_level)
     keep_freed_memory()
     try:
+        close_traces = open_traces(settings.otlp_endpoint)
         token = read_token(settings.token_file) if settings.token_file else None
         node = open_node(settings)
         scrub = Scrub(node.store, settings.scrub_bytes_per_second, settings.scrub_hours * 3600)
         prover = Prover(node.store, lambda: node.queue.busy)
         mirror = open_mirror(settings, node, prover) if settings.mirror else None
         app = create(node, scrub)
-        sockets: list[tuple[ASGIApp, socket.socket]] = [(app, _unix_socket(settings.socket))]
+        sockets = [(Requests(app, "socket"), _unix_socket(settings.socket))]
         mirror_socket = _tcp_socket(settings.mirror) if mirror else None
         if settings.listen and token is not None:
-            sockets.append((_guarded(app, token), _tcp_socket(settings.listen)))
+            guarded = Requests(_guarded(app, token), "listen")
+            sockets.append((guarded, _tcp_socket(settings.listen)))
     except (ModelpackError, OSError, ValueError) as error:
         hint = getattr(error, "hint", "")
         sys.stderr.write(f"modelpack-cache-daemon: {error}\n")
         sys.stderr.write(f"  next: {hint}\n" if hint else "")
         sys.exit(1)
-    _log.info(
-        "serving socket=%s listen=%s mirror=%s",
-        settings.socket, settings.listen or "-", settings.mirror or "-",
-    )  # fmt: skip
+    doors = {"socket": settings.socket, "listen": settings.listen, "mirror": settings.mirror}
+    _log.info("serving", extra={name: str(where) for name, where in doors.items() if where})
     node.start()
     prover.start()
     scrub.start()
     beside = _Beside(mirror, mirror_socket) if mirror and mirror_socket else None
     try:
-        asyncio.run(_serve(sockets))
+        asyncio.run(_serve(sockets, Reload(settings, lambda: CliApp.run(Settings))))
     finally:
+        notify("STOPPING=1")
         if beside:
             beside.close()
         scrub.close()
         prover.close()
         settings.socket.unlink(missing_ok=True)
         node.close()
+        close_traces()
+
+
+def open_traces(endpoint: str) -> Callable[[], None]:
+    """Record spans, if there is somebody to send them to; returns what ends that."""
+    if not endpoint:
+        return lambda: None
+    from cache_daemon.observe.otlp import Otlp  # of an extra, 12 MB
+
+    tracer = Otlp(endpoint)
+    trace_with(tracer)
+    return tracer.close
 
 
 def open_node(settings: Settings) -> Node:
@@ -118,9 +137,10 @@ def open_node(settings: Settings) -> Node:
         bytes_per_second=settings.bytes_per_second,
         prefetch_share=settings.prefetch_rate_share,
     )
-    fetcher = Fetcher(store, settings.jobs, both(*rules), Sources(sources))
+    fetcher = Watched(Fetcher(store, settings.jobs, both(*rules), Sources(sources)), store.counts)
     queue = Queue(fetcher, slots=settings.slots, grace_seconds=settings.grace_seconds)
-    _log.info("store opened root=%s models=%d", settings.root, len(store.snapshots()))
+    opened = {"root": str(settings.root), "models": len(store.snapshots())}
+    _log.info("store opened", extra=opened)
     grants = Grants(settings.grant_seconds, settings.max_stale)
     warmer = Warmer(store, settings.warm_keep_free)
     return Node(store, Access(policy, connect), queue, grants, warmer)
@@ -136,7 +156,8 @@ def open_mirror(settings: Settings, node: Node, prover: Prover) -> Mirror:
     named = (*settings.registries, *settings.trusted_hosts, *settings.mirror_for)
     trust = Trust.of(one.partition("/")[0] for one in named)
     upstream = Upstream(replace(connect_settings(settings), guard=trust.check))
-    return Mirror(Desk(node, Shelf(node.store, prover), upstream), settings.mirror_for)
+    desk = Desk(node, Shelf(node.store, prover), upstream)
+    return Mirror(desk, settings.mirror_for, node.store.counts)
 
 
 class _Beside:
@@ -144,7 +165,7 @@ class _Beside:
 
     def __init__(self, mirror: Mirror, bound: socket.socket) -> None:
         self._mirror = mirror
-        self._server = _server(mirror)
+        self._server = _server(Requests(mirror, "mirror"))
         self._thread = threading.Thread(
             target=asyncio.run, args=(self._server.serve([bound]),), daemon=True, name="mirror"
         )
@@ -157,9 +178,13 @@ class _Beside:
         self._mirror.close()
 
 
-async def _serve(sockets: list[tuple[ASGIApp, socket.socket]]) -> None:
+async def _serve(
+    sockets: Sequence[tuple[ASGIApp, socket.socket]], reload: Callable[[], object]
+) -> None:
     servers = [_server(app) for app, _ in sockets]
+    servers[-1].on_started = lambda: notify("READY=1")
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, reload)
 
     def stop() -> None:
         for server in servers:
@@ -214,6 +239,13 @@ class _Server(uvicorn.Server):
         if self._loop is not None and self._ending is not None:
             self._loop.call_soon_threadsafe(self._ending.set)
 
+    on_started: Callable[[], object] = staticmethod(lambda: None)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        await super().startup(sockets)
+        self.on_started()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Do nothing."""
@@ -223,7 +255,7 @@ class _Server(uvicorn.Server):
 def _server(app: ASGIApp) -> _Server:
     config = uvicorn.Config(
         app,
-        log_level="warning",
+        log_config=None,  # ours
         http="httptools",
         loop="asyncio",
         timeout_graceful_shutdown=3,

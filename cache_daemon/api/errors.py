@@ -33,13 +33,16 @@ class InUse(CacheError):
 
 
 class NoSpace(CacheError):
-    """Does not fit, whatever may be evicted."""
+    """Does not fit, whatever may be evicted; `limit` is what it does not fit into."""
 
     permanent = False
 
-    def __init__(self, message: str, *, shortfall: int, hint: str = "") -> None:
+    def __init__(
+        self, message: str, *, shortfall: int, hint: str = "", limit: str = "space"
+    ) -> None:
         super().__init__(message, hint=hint)
         self.shortfall = shortfall
+        self.limit = limit
 
 
 class Draining(CacheError):

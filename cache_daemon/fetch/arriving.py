@@ -7,6 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Final, Protocol
 
+from cache_daemon.api.values import Priority
 from cache_daemon.fetch.request import Wanted
 from modelpack.checkout.staging import Staging
 from modelpack.spec.progress import Reporter
@@ -17,8 +18,9 @@ _RUN: Final = 64 << 20  # bytes that are looked ahead at a time
 class Listener(Reporter, Protocol):
     """Is told how a fetch goes; see also Reporter."""
 
-    def urgent(self) -> bool:
-        """Whether a pod waits for it now."""
+    @property
+    def priority(self) -> Priority:
+        """How urgent it is now."""
 
     def arriving(self, model: "Arriving", /) -> None:
         """From now on bytes can be read while they come."""

@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cache_daemon.api.values import Snapshot, StoredFile
+from cache_daemon.api.values import Priority, Snapshot, StoredFile
 from cache_daemon.fetch.admission import Admission, Candidate, admit_all
 from cache_daemon.fetch.arriving import Arriving, Listener
 from cache_daemon.fetch.limit import Reader, Sources
 from cache_daemon.fetch.request import Wanted
+from cache_daemon.observe.spans import span
 from cache_daemon.store.files import file_id
 from cache_daemon.store.promises import Claim
 from cache_daemon.store.snapshots import Papers
@@ -60,7 +61,7 @@ class Fetcher:
         try:
             source: BlobSource = repository
             if wanted.reference.registry:
-                reader = Reader(stop, listener.urgent)
+                reader = Reader(stop, lambda: listener.priority is Priority.POD)
                 source = self.sources.limited(repository, wanted.reference.registry, reader)
             run = _Fetch(wanted, self.store, source, listener, stop, self.jobs, self.admit)
             return run.indexed() if wanted.artifact.index else run.whole()
@@ -93,6 +94,11 @@ class _Fetch:
         known = sum(index.files[n].size for n in wanted.files if ids[n] in here)
         needed = sum(index.files[n].size for n in absent)
         claim = self._claim(known + needed)
+
+        def reserve(lacking: int) -> None:
+            with span("reserve", bytes=needed):
+                self.store.reserve(wanted.key, needed, replace(claim, lacking=lacking))
+
         tables = TableCache(
             DigestCache(Database(None)), index.header.algorithm, index.header.chunk_size
         )
@@ -103,12 +109,8 @@ class _Fetch:
         with Staging(area, wanted.artifact.digest, len(index)) as staging:
             self.reporter.arriving(Arriving(wanted, staging, here.keys(), self.store.files.path))
             try:
-                moved = checkout.stage(
-                    absent, staging, self.source, self._find(index, here),
-                    lambda lacking: self.store.reserve(
-                        wanted.key, needed, replace(claim, lacking=lacking)
-                    ),
-                )  # fmt: skip
+                find = self._find(index, here)
+                moved = checkout.stage(absent, staging, self.source, find, reserve)
                 self._check_unsigned(index, absent, staging)
             except IntegrityError:
                 if not wanted.artifact.index_signed:
@@ -120,7 +122,8 @@ class _Fetch:
             staged = {ids[number]: staging.path(number) for number in absent}
             papers = self._papers(index.encode())
             self.admit(Candidate(wanted, snapshot, papers, self._path_of(staged)))
-            self.store.publish(snapshot, staged, papers)
+            with span("publish"):
+                self.store.publish(snapshot, staged, papers)
             staging.discard()
         return snapshot
 
@@ -133,7 +136,8 @@ class _Fetch:
         # A compressed layer grows; what it grows to is known, and checked, when it is unpacked.
         self.store.begin(wanted.key, ())
         size = sum(one.descriptor.size for one in layers)
-        self.store.reserve(wanted.key, 2 * size, self._claim(size))
+        with span("reserve", bytes=2 * size):
+            self.store.reserve(wanted.key, 2 * size, self._claim(size))
         checkout = WholeCheckout(layers, self.source, self.reporter, self.jobs, self.stop)
         area = self.store.partial(wanted.key)
         with Staging(area, wanted.artifact.digest, checkout.parts) as staging:
@@ -145,7 +149,8 @@ class _Fetch:
             snapshot = self._snapshot(files, moved, started)
             papers = self._papers(b"")
             self.admit(Candidate(wanted, snapshot, papers, self._path_of(_present(staged))))
-            self.store.publish(snapshot, _present(staged), papers)
+            with span("publish"):
+                self.store.publish(snapshot, _present(staged), papers)
             staging.discard()
         return snapshot
 
@@ -191,7 +196,8 @@ class _Fetch:
         )
 
     def _claim(self, bytes_: int) -> Claim:
-        return Claim(bytes_, self.wanted.namespace, prefetch=not self.reporter.urgent())
+        prefetch = self.reporter.priority is not Priority.POD
+        return Claim(bytes_, self.wanted.namespace, prefetch)
 
     def _papers(self, index: bytes) -> Papers:
         """Return what registry clients ask for besides layers; a config may be missing."""

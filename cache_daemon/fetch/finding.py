@@ -1,5 +1,6 @@
 """From what a caller asks for to the snapshot it is, with the caller's own rights."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -7,11 +8,14 @@ from cache_daemon.api.values import Priority
 from cache_daemon.fetch.access import Access
 from cache_daemon.fetch.grants import Grants
 from cache_daemon.fetch.request import Wanted, resolve
+from cache_daemon.observe.spans import span
 from cache_daemon.store.store import Store
 from modelpack.oci.credentials import Credential
 from modelpack.spec.errors import Denied, NotFound, Unauthorized, Unavailable
 from modelpack.spec.reference import Reference
 from modelpack.spec.registry import Repository
+
+_log = logging.getLogger("cache_daemon.fetch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +46,8 @@ class Finder:
         registry's to say, as long as it can be reached. Raises as `resolve` does.
         """
         reference = Reference.parse(ask.ref)
-        self.access.policy.check(reference)
+        with self.store.counts.watching():
+            self.access.policy.check(reference)
         identity = self._identity(ask)
         grant = self.grants.fresh(identity) if reference.digest else None
         if grant is None or not self.store.has(grant.key):
@@ -58,6 +63,12 @@ class Finder:
 
     def resolve(self, ask: Ask) -> Wanted:
         """Ask the registry. Raises its errors, the artifact's, Refused."""
+        with self.store.counts.watching(), span("resolve", reference=ask.ref) as here:
+            wanted = self._resolve(ask)
+            here.note(digest=str(wanted.artifact.digest), key=wanted.key)
+            return wanted
+
+    def _resolve(self, ask: Ask) -> Wanted:
         reference = Reference.parse(ask.ref)
         identity = self._identity(ask)
 
@@ -66,8 +77,9 @@ class Finder:
 
         try:
             wanted = resolve(reference, open_, ask.include, ask.exclude, ask.namespace)
-        except (NotFound, Unauthorized, Denied):
+        except (NotFound, Unauthorized, Denied) as error:
             self.grants.forget(identity)
+            _log.info("the registry refuses", extra={"reference": ask.ref, "error": str(error)})
             raise
         digest = str(wanted.artifact.digest)
         self.grants.remember(identity, reference.name, digest, wanted.key)

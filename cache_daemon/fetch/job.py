@@ -4,6 +4,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator
+from contextvars import copy_context
 from dataclasses import dataclass, field
 
 from cache_daemon.api.errors import Cancelled
@@ -43,6 +44,7 @@ class Job:
         self.error: Exception | None = None
         self.model: Arriving | None = None
         self.due = math.inf  # a time
+        self.context = copy_context()  # of who asked first: the fetch is done on its behalf
         self._changed = threading.Condition()
         self._waiters: dict[int, Priority] = {}
         self._last = priority
@@ -80,10 +82,6 @@ class Job:
             reasons = list(self._waiters.values())
             demoted = max(self._last, Priority.PREFETCH, key=lambda one: one.rank)
             return min(reasons, key=lambda one: one.rank, default=demoted)
-
-    def urgent(self) -> bool:
-        """Whether a pod waits for it now."""
-        return self.priority is Priority.POD
 
     # How far it is.
 

@@ -1,6 +1,7 @@
 """Keeps promises: prefetches are tried again, also by the next daemon, until they are here."""
 
 import logging
+import math
 import threading
 import time
 from dataclasses import dataclass
@@ -81,6 +82,13 @@ class Keeper:
             found = self._tries.get(key)
         return found.error if found else None
 
+    def waiting(self) -> dict[str, int]:
+        """Return how many wanted models wait for a credential, and how many for another try."""
+        with self._lock:
+            pauses = [one.next for one in self._tries.values()]
+        stuck = pauses.count(math.inf)
+        return {"credential": stuck, "retry": len(pauses) - stuck}
+
     def round(self) -> None:
         """Do what is due: try again what is wanted, make room where others have taken it."""
         self._store.tidy()
@@ -117,7 +125,8 @@ class Keeper:
         if getattr(error, "permanent", True) and not missing_right:
             self._forget(key)
             return
-        if not self._store.wanted(key):
+        want = next((one for one in self._store.wants() if one.key == key), None)
+        if want is None:
             return  # who waited for it has heard of it
         with self._lock:
             state = self._tries.setdefault(key, _Try())
@@ -125,9 +134,13 @@ class Keeper:
             state.error = error
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(10, state.failures - 1))
             # Asking again without another credential would get the same answer.
-            state.next = float("inf") if missing_right else time.monotonic() + pause
+            state.next = math.inf if missing_right else time.monotonic() + pause
             if missing_right:
                 self._asks.pop(key, None)
+        words = "prefetch waits for a credential" if missing_right else "prefetch is tried again"
+        model = {"reference": want.reference, "key": key}
+        model["digest"] = want.reference.partition("@")[2]
+        _log.warning(words, extra={**model, "error": str(error), "failures": state.failures})
 
     def _due(self, key: str) -> bool:
         with self._lock:
@@ -145,5 +158,6 @@ class Keeper:
             try:
                 self.round()
             except (ModelpackError, OSError):
+                self._store.counts.store_errors.add()
                 _log.exception("a round of the keeper failed")
             self._closed.wait(_PERIOD)

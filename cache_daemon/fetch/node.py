@@ -13,6 +13,7 @@ from cache_daemon.fetch.job import Job
 from cache_daemon.fetch.keeper import Keeper
 from cache_daemon.fetch.queue import Queue
 from cache_daemon.fetch.view import Model
+from cache_daemon.observe.spans import span
 from cache_daemon.store.store import Store
 from cache_daemon.store.warm import Warmed, Warmer
 
@@ -48,12 +49,13 @@ class Node:
         The caller's right to it is known, or is checked with the registry, also if the model is
         here. Raises the registry's and the artifact's errors, Draining, Refused.
         """
-        key, wanted = self._finder.find(ask)
-        if wanted and not self.store.has(key):
-            self._keeper.want(ask, wanted)
-        if pin:
-            self.store.pin(key, until=until)
-        return self.model(key)
+        with span("ensure", reference=ask.ref):
+            key, wanted = self._finder.find(ask)
+            if wanted and not self.store.has(key):
+                self._keeper.want(ask, wanted)
+            if pin:
+                self.store.pin(key, until=until)
+            return self.model(key)
 
     def lease(self, id_: str, ask: Ask, owner: Owner, seconds: float) -> Lease | Model:
         """Hold a model for somebody, fetching it if need be; waits at most so long.
@@ -61,6 +63,17 @@ class Node:
         Returns the model as it is when the time is over: ask again with the same id. Raises what
         the fetch ended with.
         """
+        started, outcome = time.monotonic(), "failed"
+        with span("lease", reference=ask.ref, lease=id_) as here:
+            try:
+                found = self._lease(id_, ask, owner, seconds)
+                outcome = "held" if isinstance(found, Lease) else "waiting"
+            finally:
+                here.note(outcome=outcome)
+                self.store.counts.leases.observe(outcome, time.monotonic() - started)
+        return found
+
+    def _lease(self, id_: str, ask: Ask, owner: Owner, seconds: float) -> Lease | Model:
         deadline = time.monotonic() + seconds
         key, wanted = self._finder.find(ask)
         for _ in range(_TRIES):
@@ -114,6 +127,10 @@ class Node:
             if one.key == key:
                 return one
         raise NoSuchModel(f"{key}: no such model on this node", hint="see: modelpack node ls")
+
+    def waiting(self) -> dict[str, int]:
+        """Return how many prefetches wait for a credential, and how many for another try."""
+        return self._keeper.waiting()
 
     def watch(self, key: str, every: float = 1.0) -> Iterator[Model]:
         """Yield a model whenever it changes, until it is here or will not come."""

@@ -139,7 +139,7 @@ class Queue:
     def _work(self, only_pods: bool) -> None:  # noqa: FBT001  # a thread's argument
         while (job := self._take(only_pods=only_pods)) is not None:
             try:
-                snapshot = self._fetcher.fetch(job.wanted, job, job.stop)
+                snapshot = job.context.run(self._fetcher.fetch, job.wanted, job, job.stop)
                 self.ended(job, None)
                 job.succeed(snapshot)
             except Exception as error:  # noqa: BLE001  # the waiters must hear of it, whatever it is

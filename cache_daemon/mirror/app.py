@@ -6,9 +6,9 @@ registry stops nobody.
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Final, TypeVar
 from urllib.parse import parse_qs, unquote
 
@@ -16,11 +16,13 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from cache_daemon.mirror.asked import Asked, parse
-from cache_daemon.mirror.body import arriving, from_disk, send_layer
+from cache_daemon.mirror.body import SpanSender, arriving, from_disk, send_layer
 from cache_daemon.mirror.desk import NOT_HERE, Desk, Relayed
 from cache_daemon.mirror.sending import abort, answer_with, hung_up, start
 from cache_daemon.mirror.shelf import Found
 from cache_daemon.mirror.upstream import Answer
+from cache_daemon.observe.counts import Counts
+from cache_daemon.store.layers import Span
 
 Result = TypeVar("Result")
 _HERE: Final = Answer(200, {"Content-Type": "application/json"}, b"{}")
@@ -29,13 +31,15 @@ _log = logging.getLogger("cache_daemon.mirror")
 
 
 class Mirror:
-    """The application. `served` counts answers to GET of blobs by where the bytes came from."""
+    """The application. `counts` has the answers to GET of blobs by where the bytes came from."""
 
-    def __init__(self, desk: Desk, mirrored: Sequence[str], *, threads: int = 64) -> None:
+    def __init__(
+        self, desk: Desk, mirrored: Sequence[str], counts: Counts, *, threads: int = 64
+    ) -> None:
         self._desk = desk
+        self._counts = counts
         self._mirrored = mirrored
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="mirror")
-        self.served: Counter[str] = Counter()
 
     def close(self) -> None:
         """Let the threads end."""
@@ -71,17 +75,28 @@ class Mirror:
         if isinstance(reply, Answer):
             await answer_with(send, method, reply)
         elif isinstance(reply, Relayed):
-            self.served["registry"] += 1
+            self._counts.mirror_answers.add("registry")
             await self._relay(send, reply)
         elif isinstance(reply, Found):
-            self.served["disk"] += method == "GET"
-            await send_layer(send, reply.layer, method, range_, from_disk(send, reply.paths))
+            self._counts.mirror_answers.add("disk", int(method == "GET"))
+            spans = self._counted("disk", from_disk(send, reply.paths))
+            await send_layer(send, reply.layer, method, range_, spans)
         else:
-            self.served["arriving"] += 1
+            self._counts.mirror_answers.add("arriving")
+            spans = self._counted("arriving", arriving(send, reply.job))
             try:
-                await send_layer(send, reply.layer, method, range_, arriving(send, reply.job))
+                await send_layer(send, reply.layer, method, range_, spans)
             finally:
                 await self._blocking(self._desk.leave, reply)
+
+    def _counted(self, source: str, spans: SpanSender) -> SpanSender:
+        """Count the bytes of files that were sent."""
+
+        async def span(one: Span) -> None:
+            await spans(one)
+            self._counts.mirror_bytes.add(source, one.length)
+
+        return span
 
     async def _relay(self, send: Send, relayed: Relayed) -> None:
         response = relayed.response
@@ -91,12 +106,16 @@ class Mirror:
                 if hung_up(send):
                     return
                 await send({"type": "http.response.body", "body": data, "more_body": True})
+                self._counts.mirror_bytes.add("registry", len(data))
             await send({"type": "http.response.body"})
         except Exception as error:  # noqa: BLE001  # whatever stopped it, the runtime must see a cut
-            _log.info("relay cut off: %s", error)
+            _log.info("relay cut off", extra={"error": str(error)})
             await abort(send)
         finally:
             await self._blocking(response.close)
 
     async def _blocking(self, do: Callable[..., Result], *arguments: object) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, do, *arguments)
+        mine = copy_context()
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, mine.run, do, *arguments
+        )

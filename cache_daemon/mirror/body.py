@@ -53,7 +53,7 @@ async def send_layer(send: Send, layer: Layer, method: str, range_: str, spans: 
     except ConnectionError:
         pass  # early hang-ups are normal
     except OSError as error:
-        _log.warning("cut off layer=%s: %s", layer.digest, error)
+        _log.warning("cut off", extra={"layer": layer.digest, "error": str(error)})
         await abort(send)
 
 

@@ -14,6 +14,7 @@ from starlette.types import Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from cache_daemon.mirror.upstream import Answer
+from cache_daemon.observe.requests import Marked
 
 _SLICE: Final = 1 << 20
 _AT_ONCE: Final = 64 << 20
@@ -81,4 +82,6 @@ async def abort(send: Send) -> None:
 
 def _cycle(send: Send) -> RequestResponseCycle | None:
     cycle = getattr(send, "__self__", None)
+    if isinstance(cycle, Marked):
+        cycle = getattr(cycle.inner, "__self__", None)
     return cycle if isinstance(cycle, RequestResponseCycle) else None

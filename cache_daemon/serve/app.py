@@ -1,6 +1,7 @@
 """The control API, version 1. Handlers are plain functions: FastAPI runs them on threads."""
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +20,7 @@ from cache_daemon.space.room import Disk
 from cache_daemon.store.scrub import Scrub
 from cache_daemon.store.warm import Warmed
 
+_log = logging.getLogger("cache_daemon.serve")
 _Key = Annotated[str, Path(pattern=rf"^[0-9a-f]{{{KEY_LENGTH}}}$")]
 # The name of a file: no separators, no leading dot.
 _LeaseId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
@@ -70,6 +72,10 @@ class Stats:
     queued: int
     draining: bool
     paused: bool
+    bytes_held: int
+    bytes_capacity: int
+    mirror_answers: dict[str, int]
+    mirror_bytes: dict[str, int]
 
 
 def create(node: Node, scrub: Scrub) -> FastAPI:
@@ -177,7 +183,9 @@ def _operations(app: FastAPI, node: Node) -> None:
     @app.post("/v1/revoke")
     def revoke(body: RevokeBody) -> Revoked:
         """Forget who was allowed what: everybody's grants, or those for one repository."""
-        return Revoked(node.grants.revoke(body.repository))
+        gone = node.grants.revoke(body.repository)
+        _log.info("grants revoked", extra={"repository": body.repository or "all", "grants": gone})
+        return Revoked(gone)
 
     @app.get("/v1/stats")
     def stats() -> Stats:
@@ -234,6 +242,10 @@ def statistics(node: Node, disk: Disk) -> Stats:
         queued=states.count(State.QUEUED),
         draining=node.queue.draining,
         paused=node.queue.paused,
+        bytes_held=node.store.held(),
+        bytes_capacity=node.store.used() + max(0, node.store.room()),
+        mirror_answers=node.store.counts.mirror_answers.read(),
+        mirror_bytes=node.store.counts.mirror_bytes.read(),
     )
 
 

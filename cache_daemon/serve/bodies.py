@@ -22,6 +22,7 @@ class CredentialBody(_Body):
     username: _Text = ""
     password: SecretStr = SecretStr("")
     identity_token: SecretStr = SecretStr("")
+    registry_token: SecretStr = SecretStr("")
 
 
 class WantBody(_Body):
@@ -44,6 +45,7 @@ class WantBody(_Body):
                 given.username,
                 given.password.get_secret_value(),
                 given.identity_token.get_secret_value(),
+                given.registry_token.get_secret_value(),
             )
         return Ask(
             ref=self.ref,

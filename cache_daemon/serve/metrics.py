@@ -1,13 +1,23 @@
 """What Prometheus sees: few numbers, named in docs/operations/metrics.md."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from cache_daemon.fetch.node import Node
+from cache_daemon.observe.counts import Counter, Counts, Histogram
 from cache_daemon.store.scrub import Scrub
+from cache_daemon.store.store import Store
+
+_PREFIX: Final = "modelpack_cache_"
 
 
 class Metrics(Collector):
@@ -25,34 +35,78 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics (see Collector)."""
-        node, store = self._node, self._node.store
-        disk = store.disk()
-        gauges = {
-            "modelpack_cache_models": ("Models on this node.", len(store.snapshots())),
-            "modelpack_cache_used_bytes": ("Bytes of all models.", store.used()),
-            "modelpack_cache_disk_free_bytes": ("Bytes free on the disk.", disk.free),
-            "modelpack_cache_leases": ("Leases held.", len(store.leases())),
-            "modelpack_cache_pins": ("Pins that count.", len(store.pins())),
-        }
-        for name, (words, value) in gauges.items():
-            yield GaugeMetricFamily(name, words, value)
-        states = GaugeMetricFamily("modelpack_cache_fetches", "Fetches by state.", labels=["state"])
-        jobs = [job.state.value for job in node.queue.jobs()]
-        for state in ("queued", "fetching", "failed", "cancelled"):
-            states.add_metric([state], jobs.count(state))
-        yield states
-        moved = CounterMetricFamily(
-            "modelpack_cache_received_bytes", "Bytes that came, for models that are here.",
-            labels=["from"],
-        )  # fmt: skip
-        snapshots = store.snapshots()
-        moved.add_metric(["registry"], sum(one.bytes_fetched for one in snapshots))
-        moved.add_metric(["disk"], sum(one.bytes_reused for one in snapshots))
-        yield moved
-        for name, words, value in (
-            ("modelpack_cache_scrubbed_bytes", "Bytes read again.", self._scrub.bytes_read),
-            ("modelpack_cache_damaged_files", "Files found damaged.", self._scrub.damaged),
-        ):
-            counter = CounterMetricFamily(name, words)
-            counter.add_metric([], value)
-            yield counter
+        node = self._node
+        yield _gauge(
+            "ready", "1 if new models can come, 0 while draining.", not node.queue.draining
+        )
+        yield from _space(node.store)
+        states = [job.state.value for job in node.queue.jobs()]
+        under_way = {state: states.count(state) for state in ("queued", "fetching")}
+        yield _gauges("fetches", "Fetches under way by state.", "state", under_way)
+        yield _gauges(
+            "waiting_prefetches", "Prefetches that wait, by what for.", "for", node.waiting()
+        )
+        yield from _counters(node.store.counts)
+        scrubbed = CounterMetricFamily(f"{_PREFIX}scrubbed_bytes_total", "Bytes read again.")
+        scrubbed.add_metric([], self._scrub.bytes_read)
+        yield scrubbed
+        counts = node.store.counts
+        yield _histogram(
+            "fetch_duration_seconds", "How long fetches took, by outcome.", counts.fetches
+        )
+        yield _histogram(
+            "lease_duration_seconds", "How long asking for a lease took, by outcome.", counts.leases
+        )
+
+
+def _space(store: Store) -> Iterator[Metric]:
+    disk, used = store.disk(), store.used()
+    yield _gauge("models", "Models on this node.", len(store.snapshots()))
+    yield _gauge("leases", "Leases held.", len(store.leases()))
+    yield _gauge("pins", "Pins that count.", len(store.pins()))
+    yield _gauge("used_bytes", "Bytes of all models.", used)
+    yield _gauge("held_bytes", "Bytes of models with a lease or pin.", store.held())
+    room = max(0, store.room())
+    yield _gauge("capacity_bytes", "Bytes that models may take now.", used + room)
+    yield _gauge("disk_free_bytes", "Bytes free on the disk.", disk.free)
+    yield _gauge("disk_size_bytes", "Bytes of the disk.", disk.total)
+
+
+def _counters(counts: Counts) -> Iterator[Metric]:
+    for name, words, label, counter in (
+        ("evictions_total", "Models evicted, by reason.", "reason", counts.evictions),
+        ("refusals_total", "What was refused, by reason.", "reason", counts.refusals),
+        ("received_bytes_total", "Bytes that came, by from where.", "from", counts.received_bytes),
+        ("layers_total", "Layers whose SHA-256 was computed.", "result", counts.layers),
+        ("damaged_files_total", "Files found damaged.", "", counts.damaged_files),
+        ("store_errors_total", "Errors of the disk.", "", counts.store_errors),
+        ("mirror_answers_total", "Blobs the mirror sent.", "source", counts.mirror_answers),
+        ("mirror_bytes_total", "Their bytes, of files.", "source", counts.mirror_bytes),
+    ):
+        yield _counter(name, words, label, counter)
+
+
+def _gauge(name: str, words: str, value: float) -> Metric:
+    return GaugeMetricFamily(_PREFIX + name, words, value)
+
+
+def _gauges(name: str, words: str, label: str, values: dict[str, int]) -> Metric:
+    found = GaugeMetricFamily(_PREFIX + name, words, labels=[label])
+    for value, count in values.items():
+        found.add_metric([value], count)
+    return found
+
+
+def _counter(name: str, words: str, label: str, counter: Counter) -> Metric:
+    found = CounterMetricFamily(_PREFIX + name, words, labels=[label] if label else [])
+    for value, count in counter.read().items():
+        found.add_metric([value] if label else [], count)
+    return found
+
+
+def _histogram(name: str, words: str, histogram: Histogram) -> Metric:
+    found = HistogramMetricFamily(_PREFIX + name, words, labels=["outcome"])
+    names = [*map(str, histogram.bounds), "+Inf"]
+    for outcome, (upto, total) in histogram.read().items():
+        found.add_metric([outcome], list(zip(names, map(float, upto), strict=True)), total)
+    return found

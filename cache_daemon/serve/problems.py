@@ -19,6 +19,7 @@ from cache_daemon.api.errors import (
     NoSuchModel,
     Refused,
 )
+from cache_daemon.observe.context import REQUEST
 from modelpack.spec.errors import (
     ArtifactError,
     Denied,
@@ -105,6 +106,8 @@ def _plain(title: str, status: int, detail: str) -> dict[str, object]:
 
 
 def _answer(found: dict[str, object], headers: Mapping[str, str] | None = None) -> Response:
+    if request := REQUEST.get():
+        found = {**found, "instance": request}
     return JSONResponse(
         found, int(str(found["status"])), headers, media_type="application/problem+json"
     )

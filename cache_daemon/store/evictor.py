@@ -38,7 +38,7 @@ class Evictor:
     _promises: Promises
     _limits: Limits
     _disk: Callable[[], Disk]
-    _drop: Callable[[Snapshot], int]
+    _drop: Callable[[Snapshot, str], int]
 
     def used(self) -> int:
         """Return the bytes of all files; a shared file counts once.
@@ -48,6 +48,11 @@ class Evictor:
         sizes = self._promises.sizes()
         sizes |= {file.id: file.size for one in self._snapshots.values() for file in one.files}
         return sum(sizes.values())
+
+    def held(self) -> int:
+        """Return the bytes of the files that leases and pins keep."""
+        held = [one for one in self._snapshots.values() if self._holds.on(one.key)]
+        return sum({file.id: file.size for one in held for file in one.files}.values())
 
     def room(self) -> int:
         """Return how many bytes more may be promised; negative where it is too much already."""
@@ -72,11 +77,11 @@ class Evictor:
                 count[id_] = count.get(id_, 0) + 1
         return count
 
-    def within_quota(self, claim: Claim) -> Collected:
-        """Make room in the namespace's quota; what it used longest ago goes. Raises NoSpace."""
+    def over_quota(self, claim: Claim) -> list[Snapshot]:
+        """Return what must go for a namespace's quota: what it used longest ago. Raises NoSpace."""
         quota = self._limits.quota(claim.namespace)
         if not quota:
-            return Collected()
+            return []
         own = [one for one in self._snapshots.values() if one.namespace == claim.namespace]
         charged = sum(one.bytes_total for one in own) + self._promises.claimed(claim.namespace)
         usage = self._ledger.usage()
@@ -94,72 +99,77 @@ class Evictor:
                 f"namespace {claim.namespace!r}: {over} bytes too few, its quota is {quota}",
                 shortfall=over,
                 hint="release or unpin models of this namespace, or give it a larger quota",
+                limit="quota",
             )
-        return Collected([one.key for one in going], sum(self._drop(one) for one in going))
+        return going
 
-    def within_share(self, bytes_: int, claim: Claim) -> Collected:
-        """Prefetches replace prefetches that nobody has used, rather than everything else."""
+    def over_share(self, bytes_: int, claim: Claim) -> list[Snapshot]:
+        """Return what must go for the share of prefetches: others that nobody has used.
+
+        Raises NoSpace.
+        """
         if not claim.prefetch or self._limits.prefetch_share >= 1:
-            return Collected()
+            return []
         usage = self._ledger.usage()
-        idle = [
-            one
-            for one in self._snapshots.values()
-            if usage.get(one.key, Usage()).uses <= 1 and not self._holds.on(one.key)
-        ]
+        idle = [one for one in self._free() if usage.get(one.key, Usage()).uses <= 1]
         capacity = self.used() + max(0, self.room())
         allowed = int(capacity * self._limits.prefetch_share)
         taken = sum(one.bytes_total for one in idle) + self._promises.prefetching()
         over = taken + bytes_ - allowed
         if over <= 0:
-            return Collected()
+            return []
         if bytes_ > allowed - self._promises.prefetching():
             raise NoSpace(
                 f"a prefetch of {bytes_} bytes: {over} too few, prefetches that nobody has used "
                 f"may take {allowed}",
                 shortfall=over,
                 hint="ask for it with a pod, pin it, or raise --prefetch-share",
+                limit="prefetch_share",
             )
-        return self.evict(over, 0, partially=True, among=idle)
+        chosen, _ = choose(self._candidates(idle), self.links(), over)
+        return [self._snapshots[one.key] for one in chosen]
 
-    def evict(
-        self,
-        needed: int,
-        on_disk: int,
-        *,
-        partially: bool = False,
-        what: str = "",
-        among: Collection[Snapshot] | None = None,
-    ) -> Collected:
-        """Remove models that nobody holds until so many bytes of files, and of disk, are free.
-
-        Raises NoSpace if that cannot be, and then removes nothing; `partially` takes less, too.
-        """
-        usage = self._ledger.usage()
-        every = self._snapshots.values() if among is None else among
-        free = [one for one in every if not self._holds.on(one.key)]
-        now = time.time()
-        candidates = [_candidate(one, usage.get(one.key), now) for one in free]
-        chosen, freed = choose(candidates, self.links(), needed)
-        if freed < needed and not partially:
+    def check(self, what: str, missing: int) -> None:
+        """Raise NoSpace if that many bytes cannot be made free, whatever goes."""
+        free = self._free()
+        _, freed = choose(self._candidates(free), self.links(), missing)
+        if freed < missing:
             raise NoSpace(
-                f"{what}: {needed - freed} bytes too few, after evicting all of {len(free)} models "
-                f"that nobody holds ({freed} bytes)",
-                shortfall=needed - freed,
+                f"{what}: {missing - freed} bytes too few, after evicting all of {len(free)} "
+                f"models that nobody holds ({freed} bytes)",
+                shortfall=missing - freed,
                 hint="release or unpin models, or give the cache more room",
             )
-        gone: list[str] = []
-        bytes_freed, before = 0, self.used()
-        while chosen:
-            for candidate in chosen:
-                bytes_freed += self._drop(self._snapshots[candidate.key])
-                gone.append(candidate.key)
+
+    def drop(self, snapshots: Collection[Snapshot], reason: str) -> Collected:
+        """Remove these."""
+        gone = [one for one in snapshots if one.key in self._snapshots]
+        return Collected([one.key for one in gone], sum(self._drop(one, reason) for one in gone))
+
+    def evict(self, needed: int, on_disk: int, reason: str) -> Collected:
+        """Remove models that nobody holds until so many bytes of files, and of disk, are free.
+
+        Or until nothing is left that may go.
+        """
+        done = Collected()
+        before = self.used()
+        left = max(needed, on_disk)
+        while left > 0:
+            chosen, _ = choose(self._candidates(self._free()), self.links(), left)
+            if not chosen:
+                break
+            done += self.drop([self._snapshots[one.key] for one in chosen], reason)
             # Files that share blocks make less free than their sizes: then more must go.
-            left = max(needed - (before - self.used()), on_disk - bytes_freed)
-            candidates = [one for one in candidates if one.key in self._snapshots]
-            links = self.links()
-            chosen, _ = choose(candidates, links, left)
-        return Collected(gone, bytes_freed)
+            left = max(needed - (before - self.used()), on_disk - done.bytes_freed)
+        return done
+
+    def _free(self) -> list[Snapshot]:
+        return [one for one in self._snapshots.values() if not self._holds.on(one.key)]
+
+    def _candidates(self, snapshots: Collection[Snapshot]) -> list[Candidate]:
+        usage = self._ledger.usage()
+        now = time.time()
+        return [_candidate(one, usage.get(one.key), now) for one in snapshots]
 
 
 def _candidate(snapshot: Snapshot, usage: Usage | None, now: float) -> Candidate:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from cache_daemon.api.values import Snapshot
+from cache_daemon.observe.context import about
 from cache_daemon.store.layers import Layer, Literal, index_layer, indexed_layers, raw_layers
 from cache_daemon.store.scrub import damaged
 from cache_daemon.store.snapshots import Papers
@@ -157,6 +158,7 @@ class Prover:
                 return False
             proven.add(layer.digest)
             self._store.prove(key, proven)
+            self._store.counts.layers.add("proven")
             with self._changed:
                 self._changed.notify_all()
                 if self._closed:
@@ -176,11 +178,10 @@ class Prover:
             return
         if bad:  # it is the disk that lies
             self._store.quarantine(bad)
-            _log.error("quarantined model=%s files=%s", snapshot.key, ",".join(sorted(bad)))
+            self._store.counts.damaged(bad)
             return
         reason = f"layer {layer.digest} is not what the chunk index says of it"
         self._store.refuse(snapshot.digest, reason)
-        _log.error("refused model=%s reference=%s: %s", snapshot.key, snapshot.reference, reason)
 
     def _run(self) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
@@ -190,10 +191,13 @@ class Prover:
                 if self._closed:
                     return
                 key = self._queue.pop()
+            model = {"key": key}
             try:
                 if self._store.has(key):
+                    model = about(self._store.snapshot(key))
                     self.prove(key)
             except (ModelpackError, OSError):  # evicted meanwhile, or the disk is in trouble
-                _log.warning("layers not proven model=%s", key, exc_info=True)
+                self._store.counts.store_errors.add()
+                _log.warning("layers not proven", extra=model, exc_info=True)
             with self._changed:
                 self._changed.notify_all()

@@ -83,7 +83,6 @@ class Scrub:
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="scrub")
         self.bytes_read = 0
-        self.damaged = 0
 
     def start(self) -> None:
         """Begin, unless the rate is 0."""
@@ -106,9 +105,8 @@ class Scrub:
             # It may have been evicted, and fetched again, meanwhile: look twice.
             bad = bad and bad & damaged(self._store, snapshot, self._pace)
             if bad and not self._closed.is_set() and self._store.has(snapshot.key):
-                for key in self._store.quarantine(bad):
-                    _log.error("quarantined model=%s files=%s", key, ",".join(sorted(bad)))
-                self.damaged += len(bad)
+                self._store.quarantine(bad)
+                self._store.counts.damaged(bad)
                 found |= bad
         return found
 
@@ -118,6 +116,7 @@ class Scrub:
             try:
                 self.once()
             except (ModelpackError, OSError):
+                self._store.counts.store_errors.add()
                 _log.exception("the scrub stopped half-way")
             self._closed.wait(max(1.0, self._round - (time.monotonic() - started)))
 

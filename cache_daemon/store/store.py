@@ -1,5 +1,6 @@
 """The store: what the daemon keeps, under one lock. No network here."""
 
+import logging
 import shutil
 import threading
 import time
@@ -8,6 +9,8 @@ from pathlib import Path
 
 from cache_daemon.api.errors import InUse, NoSuchLease, NoSuchModel, Refused
 from cache_daemon.api.values import Lease, Owner, Pin, Refusal, Snapshot, Want
+from cache_daemon.observe.context import about
+from cache_daemon.observe.counts import Counts
 from cache_daemon.space.room import Disk, Limits
 from cache_daemon.store.evictor import Collected, Evictor, disk_of
 from cache_daemon.store.files import Files
@@ -19,6 +22,7 @@ from cache_daemon.store.root import Root
 from cache_daemon.store.snapshots import Papers, Snapshots
 
 Evicted = Callable[[Snapshot, int], None]
+_log = logging.getLogger("cache_daemon.store")
 
 
 class Store:
@@ -28,6 +32,7 @@ class Store:
         """Open and check; raises BadStore, DiskError. Cost: one stat per file."""
         self._root = Root(path)
         self._limits = limits or Limits()
+        self.counts = Counts()
         self._lock = threading.RLock()
         self.files = Files(self._root.files)
         self._snapshots = Snapshots(self._root.snapshots, self.files)
@@ -103,6 +108,16 @@ class Store:
         with self._lock:
             return self._evictor.used()
 
+    def held(self) -> int:
+        """Return the bytes of the files that leases and pins keep."""
+        with self._lock:
+            return self._evictor.held()
+
+    def room(self) -> int:
+        """Return how many bytes more may come without evicting anything; negative: too many."""
+        with self._lock:
+            return self._evictor.room()
+
     def disk(self) -> Disk:
         """Return the state of the disk."""
         return disk_of(self._root.path)
@@ -121,13 +136,18 @@ class Store:
     def reserve(self, key: str, bytes_: int, claim: Claim | None = None) -> Collected:
         """Promise space to a fetch that has begun, evicting what must go; returns what went.
 
-        Raises NoSpace with the shortfall.
+        Raises NoSpace with the shortfall, and then evicts nothing.
         """
         claim = claim or Claim(bytes_)
+        lacking = claim.unwritten(bytes_)
         with self._lock:
-            evicted = self._evictor.within_quota(claim)
-            evicted += self._evictor.within_share(bytes_, claim)
-            evicted += self._make_room(key, bytes_, claim.unwritten(bytes_))
+            over_quota = self._evictor.over_quota(claim)
+            over_share = self._evictor.over_share(bytes_, claim)
+            freed = self._free(key, bytes_, lacking)
+            evicted = Collected([], freed) + self._evictor.drop(over_quota, "quota")
+            evicted += self._evictor.drop(over_share, "prefetch_share")
+            missing, on_disk = self._evictor.missing(bytes_, lacking)
+            evicted += self._evictor.evict(missing, on_disk, "space")
             self._promises.reserve(key, bytes_, claim)
             return evicted
 
@@ -175,6 +195,7 @@ class Store:
             lease = Lease(id_, key, owner, time.time())
             self._holds.leases.put(id_, lease)
             self._ledger.touch(key)
+            _log.info("leased", extra={**about(self._known[key]), "lease": id_})
             return lease
 
     def release(self, id_: str) -> None:
@@ -219,7 +240,7 @@ class Store:
                 raise InUse(
                     f"{snapshot.reference}: held by {names}", hint="unmount, or unpin, first"
                 )
-            return self._drop(snapshot)
+            return self._drop(snapshot, "removed")
 
     def want(self, want: Want) -> None:
         """Remember that a model is to come, over restarts."""
@@ -250,15 +271,15 @@ class Store:
             kept = self._promises.kept()
             freed = self.files.collect(id_ for id_ in orphans if id_ not in kept)
             for area in self._root.partial("").iterdir():
-                wanted = area.name in self._promises or area.name in self._wants.held
-                if not wanted and not _recent(area):
+                wanted = area.name in self._wants.held or _recent(area)
+                # A crash may come between the name of a snapshot and the end of its fetch.
+                if area.name not in self._promises and (area.name in self._known or not wanted):
                     freed += _size(area)
                     self.drop_partial(area.name)
             if freed >= needed:
                 return Collected([], freed)
-            return Collected([], freed) + self._evictor.evict(
-                needed - freed, needed - freed, partially=True
-            )
+            left = needed - freed
+            return Collected([], freed) + self._evictor.evict(left, left, "disk")
 
     def tidy(self) -> Collected:
         """Make room where others have taken it: a full cache must never cause DiskPressure."""
@@ -273,6 +294,8 @@ class Store:
         with self._lock:
             refusal = Refusal(digest, reason, time.time())
             self._refused.put(digest.replace(":", "-"), refusal)
+            self.counts.layers.add("wrong")
+            _log.error("artifact refused", extra={"digest": digest, "reason": reason})
             hit = [one for one in self._known.values() if one.digest == digest]
             for one in hit:
                 self._set_aside(one)
@@ -305,30 +328,32 @@ class Store:
         self._ledger.close()
         self._root.close()
 
-    def _make_room(self, key: str, bytes_: int, lacking: int) -> Collected:
-        missing, on_disk = self._evictor.missing(bytes_, lacking)
-        if missing <= 0:
-            return Collected()
+    def _free(self, key: str, bytes_: int, lacking: int) -> int:
+        """Remove what nothing needs, if there is not room for all; raises NoSpace if never."""
+        if self._evictor.missing(bytes_, lacking)[0] <= 0:
+            return 0
         freed = self.collect().bytes_freed
-        if freed >= missing:
-            return Collected([], freed)
-        return Collected([], freed) + self._evictor.evict(
-            missing - freed, on_disk - freed, what=key
-        )
+        self._evictor.check(key, self._evictor.missing(bytes_, lacking)[0])
+        return freed
 
-    def _drop(self, snapshot: Snapshot) -> int:
+    def _drop(self, snapshot: Snapshot, reason: str) -> int:
         del self._known[snapshot.key]
         self._snapshots.remove(snapshot.key)
         kept = self._promises.kept()
         freed = self.files.collect(id_ for id_ in snapshot.ids if id_ not in kept)
         self._ledger.gone(snapshot.key)
         self.on_evicted(snapshot, freed)
+        if reason != "removed":
+            self.counts.evictions.add(reason)
+        words = "removed" if reason == "removed" else "evicted"
+        _log.info(words, extra={**about(snapshot), "reason": reason, "bytes_freed": freed})
         return freed
 
     def _set_aside(self, snapshot: Snapshot) -> None:
         del self._known[snapshot.key]
         aside = self._root.quarantine / f"{snapshot.key}-{time.time_ns()}"
         self._snapshots.move(snapshot.key, aside)
+        _log.error("set aside: not shown any more", extra=about(snapshot))
 
     def _drop_quarantined(self) -> None:
         leased = {lease.key for lease in self._holds.leases.held.values()}

@@ -7,7 +7,7 @@ import traceback
 import typer
 
 import modelpack
-from modelpack.cli import exits, node_verbs, transfer_verbs
+from modelpack.cli import exits, node_top_verbs, transfer_verbs
 from modelpack.cli.catalog_verbs import list_command, login, logout, remove_command
 from modelpack.cli.entry import stopped
 from modelpack.cli.look_verbs import diff_command, inspect_command, verify_command
@@ -35,7 +35,7 @@ app.command("ls")(list_command)
 app.command("rm")(remove_command)
 app.command("login")(login)
 app.command("logout")(logout)
-app.add_typer(node_verbs.app, name="node")
+app.add_typer(node_top_verbs.app, name="node")
 
 
 @app.command("version")

@@ -5,13 +5,13 @@ import inspect
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from modelpack.cli.output import Outcome, cloned, count, seconds, show, size
 from modelpack.spec.errors import NotFound
-from modelpack.verbs.node import SOCKET, Node
+from modelpack.verbs.node import SOCKET, Node, credential_for
 
 app = typer.Typer(
     help="Ask the cache daemon of this node, or tell it what to do.",
@@ -23,10 +23,11 @@ _Socket = Annotated[
     typer.Option("--socket", metavar="PATH", envvar=SOCKET, help="The daemon's socket."),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+_WARM_SECONDS: Final = 100.0  # what the daemon may be asked to wait for at a time
 _Model = Annotated[str, typer.Argument(metavar="MODEL", help="Reference, or the start of a key.")]
 
 
-def _with_node(command: Callable[..., Outcome]) -> Callable[..., int]:
+def with_node(command: Callable[..., Outcome]) -> Callable[..., int]:
     """Give a command the node, print what it returns."""
     signature = inspect.signature(command)
     own = [p for p in signature.parameters.values() if p.name != "node"]
@@ -49,7 +50,7 @@ def _with_node(command: Callable[..., Outcome]) -> Callable[..., int]:
 
 
 @app.command("status")
-@_with_node
+@with_node
 def status(*, node: Node) -> Outcome:
     """Say how full the cache is, and what it is doing.
 
@@ -68,11 +69,12 @@ def status(*, node: Node) -> Outcome:
         f"{count(stats['leases'], 'lease')}, {count(stats['pins'], 'pin')}, "
         f"{stats['fetching']} fetching, {stats['queued']} queued"
     )
-    return Outcome(stats, [space, work + (", draining" if stats["draining"] else "")])
+    brakes = [word for word in ("draining", "paused") if stats[word]]
+    return Outcome(stats, [space, ", ".join([work, *brakes])])
 
 
 @app.command("ls")
-@_with_node
+@with_node
 def list_models(*, node: Node) -> Outcome:
     """List the models on this node and on their way.
 
@@ -85,7 +87,7 @@ def list_models(*, node: Node) -> Outcome:
 
 
 @app.command("prefetch")
-@_with_node
+@with_node
 def prefetch(
     reference: Annotated[str, typer.Argument(metavar="REF", help="What to bring here.")],
     *,
@@ -93,15 +95,19 @@ def prefetch(
     exclude: Annotated[list[str] | None, typer.Option(help="No files that match.")] = None,
     pin: Annotated[bool, typer.Option("--pin", help="Keep it whatever happens.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Return when it is here.")] = False,
+    anonymous: Annotated[
+        bool, typer.Option("--anonymous", help="Send no credential of yours to the daemon.")
+    ] = False,
     node: Node,
 ) -> Outcome:
-    """Bring a model to this node.
+    """Bring a model to this node, with your credential for its registry, as pull has it.
 
     Examples:
 
       modelpack node prefetch registry.example.com/llm/llama-3-8b:v3 --pin --wait
     """
     body = {"ref": reference, "include": include or [], "exclude": exclude or [], "pin": pin}
+    body["credential"] = None if anonymous else credential_for(reference)
     model = node.send("POST", "/v1/models", body)
     if wait:
         *_, model = node.watch(model["key"])
@@ -109,7 +115,7 @@ def prefetch(
 
 
 @app.command("watch")
-@_with_node
+@with_node
 def watch(model: _Model, *, node: Node) -> Outcome:
     """Follow a model until it is here.
 
@@ -122,7 +128,7 @@ def watch(model: _Model, *, node: Node) -> Outcome:
 
 
 @app.command("pin")
-@_with_node
+@with_node
 def pin_model(
     model: _Model,
     *,
@@ -143,7 +149,7 @@ def pin_model(
 
 
 @app.command("unpin")
-@_with_node
+@with_node
 def unpin_model(model: _Model, *, node: Node) -> Outcome:
     """Let a model be evicted again.
 
@@ -157,7 +163,7 @@ def unpin_model(model: _Model, *, node: Node) -> Outcome:
 
 
 @app.command("rm")
-@_with_node
+@with_node
 def remove_model(model: _Model, *, node: Node) -> Outcome:
     """Remove a model that nobody holds, or cancel its fetch.
 
@@ -171,7 +177,7 @@ def remove_model(model: _Model, *, node: Node) -> Outcome:
 
 
 @app.command("gc")
-@_with_node
+@with_node
 def collect(*, node: Node) -> Outcome:
     """Remove what nothing needs: files without a model, fetches given up.
 
@@ -184,7 +190,7 @@ def collect(*, node: Node) -> Outcome:
 
 
 @app.command("drain")
-@_with_node
+@with_node
 def drain(
     *,
     undo: Annotated[bool, typer.Option("--undo", help="Take new models again.")] = False,
@@ -202,8 +208,60 @@ def drain(
     return Outcome({"draining": not undo}, ["taking new models" if undo else "draining"])
 
 
+@app.command("pause")
+@with_node
+def pause(
+    *,
+    undo: Annotated[bool, typer.Option("--undo", help="Begin fetches again.")] = False,
+    node: Node,
+) -> Outcome:
+    """Begin no fetches for now; those under way go on, new ones wait.
+
+    Examples:
+
+      modelpack node pause
+
+      modelpack node pause --undo
+    """
+    node.send("DELETE" if undo else "POST", "/v1/pause")
+    return Outcome({"paused": not undo}, ["fetching" if undo else "paused"])
+
+
+@app.command("warm")
+@with_node
+def warm(
+    model: _Model,
+    *,
+    wait: Annotated[
+        float, typer.Option(help="How long to wait for it; it goes on afterwards.", min=0)
+    ] = 0,
+    node: Node,
+) -> Outcome:
+    """Read a model into the page cache, as far as memory allows.
+
+    Examples:
+
+      modelpack node warm registry.example.com/llm/llama-3-8b:v3 --wait 60
+    """
+    found = _find(node, model)
+    deadline = time.monotonic() + wait
+    while True:
+        left = max(0.0, deadline - time.monotonic())
+        body = {"seconds": min(left, _WARM_SECONDS)}
+        warmed = node.send("POST", f"/v1/models/{found['key']}/warm", body)
+        if warmed["done"] or left <= _WARM_SECONDS:
+            break
+    words = f"{size(warmed['bytes_resident'])} of {size(warmed['bytes_total'])} in memory"
+    if warmed["short_of_memory"]:
+        words += ", no room for more"
+    elif not warmed["done"]:
+        words += ", still reading"
+    code = 5 if wait and not warmed["done"] else 0
+    return Outcome({"key": found["key"], **warmed}, [words], code)
+
+
 @app.command("explain")
-@_with_node
+@with_node
 def explain(model: _Model, *, node: Node) -> Outcome:
     """Say where the bytes of a model came from, who holds it, and what it costs.
 

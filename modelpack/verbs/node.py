@@ -4,11 +4,13 @@ import http.client
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from modelpack.oci.credentials import DockerCredentials
 from modelpack.spec.errors import (
     ArtifactError,
     Denied,
@@ -21,6 +23,7 @@ from modelpack.spec.errors import (
     Unavailable,
 )
 from modelpack.spec.limits import JSON_BODY_BYTES
+from modelpack.spec.reference import Reference
 
 SOCKET: Final = "MODELPACK_CACHE_SOCKET"
 _DEFAULT: Final = Path("/run/modelpack/cache.sock")
@@ -29,6 +32,19 @@ _ERRORS: Final[dict[int, type[ModelpackError]]] = {
     502: RegistryError, 503: Unavailable, 507: DiskError,
 }  # fmt: skip
 _SECONDS: Final = 130.0  # the daemon answers within 110
+
+
+def credential_for(reference: str) -> dict[str, str] | None:
+    """Return the user's own credential for a reference, as the API takes it; None if there is none.
+
+    From where `modelpack pull` has it (see DockerCredentials). The daemon keeps it in memory, for
+    the fetch that it is sent with. Raises BadReference, InputError.
+    """
+    parsed = Reference.parse(reference)
+    if parsed.layout:
+        return None
+    found = DockerCredentials().get(parsed.registry, parsed.repository)
+    return {key: value for key, value in asdict(found).items() if value} if found else None
 
 
 class Node:

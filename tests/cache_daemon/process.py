@@ -1,12 +1,14 @@
 """The cache daemon as a process; started, killed, started again."""
 
+import json
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from modelpack.verbs.node import Node
+from modelpack.verbs.node import Node, _UnixConnection
 from tests.support.processes import wait_until
 
 
@@ -18,17 +20,21 @@ class Daemon:
         self.socket = directory / "cache.sock"
         self.options = options
         self.process = None
+        self.log = directory / "daemon.log"  # a file: a pipe that nobody reads fills up
+        self._logged = 0
 
-    def start(self):
+    def start(self, **env):
+        log = self.log.open("ab")
+        self._logged = log.tell()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cache_daemon.main", f"--root={self.directory / 'root'}",
              f"--socket={self.socket}", "--keep-free=0", "--grace-seconds=5", *self.options],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL, stderr=log, env={**os.environ, **env},
         )  # fmt: skip
+        log.close()
         wait_until(lambda: self.process.poll() is not None or self.answers())
         if self.process.poll() is not None:
-            said = self.process.communicate()[1].decode()
-            raise AssertionError(f"exit {self.process.returncode}: {said}")
+            raise AssertionError(f"exit {self.process.returncode}: {self.said()}")
         return self
 
     def answers(self):
@@ -39,8 +45,26 @@ class Daemon:
 
     def stop(self, how=signal.SIGTERM):
         self.process.send_signal(how)
-        _, said = self.process.communicate(timeout=30)
-        return self.process.returncode, said.decode()
+        return self.process.wait(timeout=30), self.said()
+
+    def said(self):
+        """What this process has logged so far."""
+        return self.log.read_bytes()[self._logged :].decode()
+
+    def lines(self, message=""):
+        """The log lines of this process, with this message; for daemons that log as JSON."""
+        found = [json.loads(line) for line in self.said().splitlines() if line.startswith("{")]
+        return [line for line in found if not message or line["message"] == message]
+
+    def metrics(self):
+        """Return all samples: name with labels, as Prometheus sees them, to value."""
+        connection = _UnixConnection(self.socket)
+        connection.request("GET", "/metrics")
+        with connection.getresponse() as response:
+            text = response.read().decode()
+        connection.close()
+        samples = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, value in samples}
 
     def node(self, *arguments, code=0):
         done = subprocess.run(

@@ -241,7 +241,10 @@ def test_urgency_may_change():
     with sources.limited(Memory(), "r", reader(urgent=True)).open(BLOB, 0, 1):
         with ThreadPoolExecutor(1) as pool:
             done = pool.submit(
-                read_all, sources.limited(Memory(), "r", Reader(job.stop, job.urgent))
+                read_all,
+                sources.limited(
+                    Memory(), "r", Reader(job.stop, lambda: job.priority is Priority.POD)
+                ),
             )
             job.join(Priority.POD)
             assert done.result(30) == len(DATA)  # less than a slice's patience

@@ -50,6 +50,17 @@ def test_a_quota_says_what_is_missing(open_store):
     publish(store, "v2", {"a": B}, namespace="another")
 
 
+def test_nothing_is_evicted_in_vain(open_store):
+    """A quota makes room only where there will be room in all."""
+    store = open_store(namespaces={"team": 25_000}, most=30_000)
+    held = publish(store, "held", {"a": content("h", 10_000)})
+    store.lease("pod", held.key, Owner())
+    one = publish(store, "v1", {"a": A}, namespace="team")
+    with pytest.raises(NoSpace, match="after evicting all of 1 models"):
+        publish(store, "v2", {"a": content("big", 21_000)}, namespace="team")
+    assert store.has(one.key)
+
+
 def test_what_is_on_its_way_counts_too(open_store):
     """Two fetches at once do not get past a quota that each of them would keep."""
     store = open_store(namespaces={"team": 15_000})

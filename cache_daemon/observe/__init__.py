@@ -1,0 +1,1 @@
+"""What is told of the daemon: words (logs), numbers (counts), and where time went (spans)."""
