@@ -4,7 +4,7 @@ VENV := .venv
 PYTEST := $(VENV)/bin/pytest
 export PATH := /usr/local/go/bin:$(PATH)
 
-.PHONY: help setup system check test test-slow demo bench clean
+.PHONY: help setup system containerd check test test-slow demo bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,9 @@ $(VENV)/.ready: pyproject.toml uv.lock
 system:  ## install the servers and tools that the tests talk to (Debian, as root)
 	@sh .ci/system
 
+containerd:  ## build containerd 2.x for test-slow: two minutes, once
+	@sh tests/support/build-containerd
+
 check: setup  ## lint, types, layers, lock file
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check --quiet
@@ -30,7 +33,7 @@ check: setup  ## lint, types, layers, lock file
 test: setup system  ## all tests, against real servers
 	$(PYTEST) -q -n 2 -m 'not slow'
 
-test-slow: setup system  ## the tests that take minutes: kill -9 at many instants, large files
+test-slow: setup system containerd  ## the tests that take minutes: kill -9 at many instants, large files, containerd 2.x
 	$(PYTEST) -q -m slow
 
 demo: setup  ## see it work: a real model, packed, pushed, pulled, changed

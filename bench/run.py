@@ -9,11 +9,12 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import measure, node, peers, plot, scale, weights
+from bench import measure, memory, mirror, node, oracle, peers, plot, scale, weights
 
 GB = float(os.environ.get("BENCH_GB", "2"))
 PAIRS = int(os.environ.get("BENCH_PAIRS", "9"))
@@ -24,8 +25,8 @@ NAME = "bench/model"
 
 
 @contextmanager
-def registry(storage: Path):
-    """A docker-registry on a free port; yields its host."""
+def registry(storage: Path, more: str = ""):
+    """A docker-registry on a free port, with more configuration; yields its host."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -33,7 +34,7 @@ def registry(storage: Path):
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(
         f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {storage}}}}}\n"
-        f"http: {{addr: 127.0.0.1:{port}}}\n"
+        f"http: {{addr: 127.0.0.1:{port}}}\n{more}"
     )
     with (storage.with_suffix(".log")).open("wb") as log:
         process = subprocess.Popen(
@@ -43,6 +44,9 @@ def registry(storage: Path):
             for _ in range(100):
                 try:
                     urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/").close()
+                    break
+                except urllib.error.HTTPError as refused:  # it is there, and wants a password
+                    refused.close()
                     break
                 except OSError:
                     time.sleep(0.05)
@@ -112,7 +116,9 @@ def bench_node(host: str, total: int, results: dict) -> None:
         os.sync()
         return measure.run(modelpack("pull", reference, str(out)))
 
-    with node.daemon(fresh(DATA / "node"), host) as (socket_path, process):
+    port = mirror.free_port()
+    options = (f"--mirror=127.0.0.1:{port}", f'--mirror-for=["{host}/bench"]')
+    with node.daemon(fresh(DATA / "node"), host, *options) as (socket_path, process):
         fetch = node.cold_fetch(MODELPACK, reference, socket_path)
         result = measure.pairs(fetch, pull, PAIRS)
         del result["ours_rss"]  # that of the command that waits
@@ -121,9 +127,43 @@ def bench_node(host: str, total: int, results: dict) -> None:
         print(f"daemon / pull: {result['speed_ratio']} {result['interval']}", flush=True)
         named = node.by_digest(MODELPACK, reference, socket_path)
         results["lease on a cached model, milliseconds"] = node.leases(named, socket_path)
-        results["daemon, peak memory"] = node.resident(process)
         print(results["lease on a cached model, milliseconds"], flush=True)
+        rate = node.leases_at_a_rate(named, socket_path)
+        results["lease on a cached model at a rate, milliseconds"] = rate
+        print(rate, flush=True)
+        served = mirror.compare(host, NAME, f"127.0.0.1:{port}", DATA, PAIRS)
+        results["ranges from the mirror / nginx"] = served
+        plot.draw("mirror", "nginx", served, served["bytes"] / 1e6, RESULTS / "mirror-nginx.png")
+        print(f"mirror / nginx: {served['speed_ratio']} {served['interval']}", flush=True)
+        results["daemon, peak memory"] = node.resident(process)
+        results["daemon, share of a processor when idle"] = node.idle(process)
+        print("idle:", results["daemon, share of a processor when idle"], flush=True)
+    small_memory(host, total, results)
+    results["refusals, cached and not"] = oracle.measure(MODELPACK, DATA, registry)
+    print(results["refusals, cached and not"], flush=True)
+    results["daemon, start with 1 TB"] = node.start_with_a_terabyte(DATA)
+    print(results["daemon, start with 1 TB"], flush=True)
     fresh(out)
+
+
+def small_memory(host: str, total: int, results: dict) -> None:
+    """Fetch and warm up in a control group of 512 MiB."""
+    reference = f"{host}/{NAME}:v1"
+    with (
+        memory.group(512 << 20) as group,
+        node.daemon(fresh(DATA / "small"), host, group=str(group)) as (socket_path, process),
+    ):
+        fetch = node.cold_fetch(MODELPACK, reference, socket_path)
+        took = sorted(fetch().seconds for _ in range(3))[1]
+        found = {
+            "megabytes_per_second": round(total / took / 1e6),
+            "warm_up": memory.warm_up(reference, socket_path),
+            "daemon_resident": node.resident(process),
+            "killed_for_memory": memory.oom_kills(group),
+        }
+    results["fetch and warm-up in 512 MiB"] = found
+    print("512 MiB:", found, flush=True)
+    fresh(DATA / "small")
 
 
 def versions(model: Path, host: str, results: dict) -> None:
@@ -147,6 +187,10 @@ def versions(model: Path, host: str, results: dict) -> None:
         "bytes_moved": pulled["bytes_moved"], "share": round(share, 4), "seconds": pulled["seconds"],
     }  # fmt: skip
     print("v2:", results["second version, 5 % of tensors changed"], flush=True)
+    both = [f"{host}/{NAME}:v{number}" for number in (1, 2)]
+    on_disk = node.disk_of_versions(DATA, both, host)
+    results["bytes on the disk of a node with xfs, first and second version"] = on_disk
+    print("on disk:", on_disk, flush=True)
     fresh(second)
     fresh(first)
 
@@ -176,6 +220,7 @@ def main() -> None:
     for package in ("modelpack", "cache_daemon"):
         compileall.compile_dir(package, quiet=1)
     os.environ["XDG_CACHE_HOME"] = str(fresh(DATA / "cache"))
+    os.environ["DOCKER_CONFIG"] = str(fresh(DATA / "docker"))
     RESULTS.mkdir(parents=True, exist_ok=True)
     model = DATA / f"model-{GB:g}"
     weights.make_model(model, round(GB * 1e9))

@@ -63,7 +63,7 @@ def main() -> None:
         token = read_token(settings.token_file) if settings.token_file else None
         node = open_node(settings)
         scrub = Scrub(node.store, settings.scrub_bytes_per_second, settings.scrub_hours * 3600)
-        prover = Prover(node.store)
+        prover = Prover(node.store, lambda: node.queue.busy)
         mirror = open_mirror(settings, node, prover) if settings.mirror else None
         app = create(node, scrub)
         sockets: list[tuple[ASGIApp, socket.socket]] = [(app, _unix_socket(settings.socket))]
@@ -140,7 +140,7 @@ class _Beside:
 
     def close(self) -> None:
         """Let answers end, for a moment."""
-        self._server.should_exit = True
+        self._server.end()
         self._thread.join(5)
         self._mirror.close()
 
@@ -151,7 +151,7 @@ async def _serve(sockets: list[tuple[ASGIApp, socket.socket]]) -> None:
 
     def stop() -> None:
         for server in servers:
-            server.should_exit = True
+            server.end()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
@@ -180,7 +180,27 @@ def _tcp_socket(listen: str) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Signals are ours: there are several servers in this process."""
+    """One of several in this process: signals are ours. Does nothing when there is nothing to do.
+
+    uvicorn looks ten times a second whether it shall end; this one waits to be told.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def main_loop(self) -> None:
+        """Wait for `end`."""
+        self._ending, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        if not await self.on_tick(0):
+            await self._ending.wait()
+
+    def end(self) -> None:
+        """Stop soon; from any thread."""
+        self.should_exit = True
+        if self._loop is not None and self._ending is not None:
+            self._loop.call_soon_threadsafe(self._ending.set)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -188,7 +208,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(app: ASGIApp) -> uvicorn.Server:
+def _server(app: ASGIApp) -> _Server:
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -198,6 +218,7 @@ def _server(app: ASGIApp) -> uvicorn.Server:
         timeout_keep_alive=30,
         lifespan="off",
         access_log=False,
+        date_header=False,  # nobody caches by it, and it would have to be renewed every second
     )
     return _Server(config)
 

@@ -66,6 +66,7 @@ class Snapshot:
     bytes_reused: int
     fetch_seconds: float
     created: float
+    bytes_cloned: int = 0  # of those reused; records of earlier versions do not have it
     namespace: str = ""  # who asked first
 
     @property

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cache_daemon.api.values import Priority, Snapshot, StoredFile
@@ -15,7 +15,8 @@ from cache_daemon.store.snapshots import Papers
 from cache_daemon.store.store import Store
 from modelpack.checkout.indexed import IndexedCheckout, Moved
 from modelpack.checkout.place import Staged
-from modelpack.checkout.reuse import Local, Place
+from modelpack.checkout.reuse import Local
+from modelpack.checkout.share import Place
 from modelpack.checkout.staging import Staging
 from modelpack.checkout.whole import WholeCheckout, verify_blob
 from modelpack.chunks.cut import CHUNK_SIZE, cut
@@ -85,7 +86,7 @@ class _Fetch:
         )
         known = sum(index.files[n].size for n in wanted.files if ids[n] in here)
         needed = sum(index.files[n].size for n in absent)
-        self.store.reserve(wanted.key, needed, self._claim(known + needed))
+        claim = self._claim(known + needed)
         tables = TableCache(
             DigestCache(Database(None)), index.header.algorithm, index.header.chunk_size
         )
@@ -96,14 +97,20 @@ class _Fetch:
         with Staging(area, wanted.artifact.digest, len(index)) as staging:
             self.reporter.arriving(Arriving(wanted, staging, here.keys(), self.store.files.path))
             try:
-                moved = checkout.stage(absent, staging, self.repository, self._find(index, here))
+                moved = checkout.stage(
+                    absent, staging, self.repository, self._find(index, here),
+                    lambda lacking: self.store.reserve(
+                        wanted.key, needed, replace(claim, lacking=lacking)
+                    ),
+                )  # fmt: skip
                 self._check_unsigned(index, absent, staging)
             except IntegrityError:
                 if not wanted.artifact.index_signed:
                     staging.discard()
                 raise
             self.store.settle(wanted.key)
-            snapshot = self._snapshot(files, Moved(moved.received, moved.reused + known), started)
+            moved = replace(moved, reused=moved.reused + known)
+            snapshot = self._snapshot(files, moved, started)
             staged = {ids[number]: staging.path(number) for number in absent}
             papers = self._papers(index.encode())
             self.admit(Candidate(wanted, snapshot, papers, self._path_of(staged)))
@@ -146,8 +153,11 @@ class _Fetch:
         }
 
     def _find(self, index: ChunkIndex, here: Mapping[str, Snapshot]) -> "_Neighbours":
-        donors = {snapshot.key: snapshot for snapshot in here.values()}
-        return _Neighbours(self.store, list(donors.values()), index.header.algorithm)
+        donors = {snapshot.key: snapshot for snapshot in here.values()}.values()
+        # The latest first: its files are the most likely to have chunks at the same offsets, which
+        # is what sharing blocks takes.
+        latest = sorted(donors, key=lambda snapshot: snapshot.created, reverse=True)
+        return _Neighbours(self.store, latest, index.header.algorithm)
 
     def _check_unsigned(self, index: ChunkIndex, files: list[int], staging: Staging) -> None:
         if self.wanted.artifact.index_signed:
@@ -168,6 +178,7 @@ class _Fetch:
             bytes_total=sum(file.size for file in files),
             bytes_fetched=moved.received,
             bytes_reused=moved.reused,
+            bytes_cloned=moved.cloned,
             fetch_seconds=round(time.monotonic() - started, 3),
             created=round(time.time(), 3),
             namespace=wanted.namespace,

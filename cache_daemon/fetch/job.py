@@ -49,6 +49,7 @@ class Job:
         self._phases: dict[str, _Phase] = {}
         self._phase = ""
         self._next = 0
+        self._ended = 0.0
 
     # Who waits.
 
@@ -148,6 +149,10 @@ class Job:
         self.error = error
         self._become(State.CANCELLED if isinstance(error, Cancelled) else State.FAILED)
 
+    def failed_since(self, seconds: float) -> bool:
+        """Whether it failed, and not longer ago than that."""
+        return self.state is State.FAILED and time.monotonic() - self._ended < seconds
+
     @property
     def over(self) -> bool:
         """Whether it has ended, well or not."""
@@ -167,6 +172,7 @@ class Job:
     def _become(self, state: State) -> None:
         with self._changed:
             self.state = state
+            self._ended = time.monotonic()
             self._changed.notify_all()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from cache_daemon.api.errors import Cancelled, Draining
-from cache_daemon.api.values import Priority, Snapshot
+from cache_daemon.api.values import Priority, Snapshot, State
 from cache_daemon.fetch.arriving import Listener
 from cache_daemon.fetch.job import Job
 from cache_daemon.fetch.request import Wanted
@@ -101,6 +101,12 @@ class Queue:
         """Take nothing new; what is under way ends."""
         with self._changed:
             self._draining = on
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is being fetched."""
+        with self._changed:
+            return any(job.state is State.FETCHING for job in self._jobs.values())
 
     @property
     def paused(self) -> bool:

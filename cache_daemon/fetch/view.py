@@ -20,6 +20,7 @@ class Model:
     bytes_unique: int = 0
     bytes_fetched: int = 0
     bytes_reused: int = 0
+    bytes_cloned: int = 0
     files: int = 0
     fetch_seconds: float = 0.0
     created: float = 0.0
@@ -50,6 +51,7 @@ def here(store: Store, snapshots: Sequence[Snapshot]) -> list[Model]:
                 bytes_unique=_unique(one, links),
                 bytes_fetched=one.bytes_fetched,
                 bytes_reused=one.bytes_reused,
+                bytes_cloned=one.bytes_cloned,
                 files=len(one.files),
                 fetch_seconds=one.fetch_seconds,
                 created=one.created,

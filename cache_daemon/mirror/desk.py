@@ -24,6 +24,7 @@ from modelpack.spec.manifest import Manifest, decode
 _REMEMBERED: Final = 20_000  # blobs and tags that manifests named
 _MODELS: Final = 1_000
 _PROOF_SECONDS: Final = 20.0
+_FAILED_SECONDS: Final = 60.0  # after a failure the registry itself is asked for so long
 _START_SECONDS: Final = 10.0
 NOT_HERE: Final = Answer(404, {})
 NOT_NOW: Final = Answer(503, {"Retry-After": "5"})
@@ -73,6 +74,7 @@ class Desk:
         if answer.status != 200:
             return _refusal(answer)
         if method == "HEAD":
+            self._remember_tag(asked, authorization, answer)
             return answer
         digest = str(Digest.of(answer.body))
         if asked.by_digest and digest != asked.target:
@@ -130,6 +132,8 @@ class Desk:
         under_way = self._node.queue.job(self._keys.get(reference, ""))
         if under_way is not None and not under_way.over:
             return self._node.queue.submit(under_way.wanted, Priority.POD)
+        if under_way is not None and under_way.failed_since(_FAILED_SECONDS):
+            return None  # a runtime that is promised bytes and gets none too often gives up
         token = authorization.removeprefix("Bearer ")
         credential = Credential(registry_token=token) if token else None
         joined = self._node.join(Ask(ref=reference, priority=Priority.POD, credential=credential))
@@ -185,6 +189,13 @@ class Desk:
                 self._known.move_to_end((asked.name, target))
             while len(self._known) > _REMEMBERED:
                 self._known.popitem(last=False)
+
+    def _remember_tag(self, asked: Asked, authorization: str, answer: Answer) -> None:
+        digest = answer.headers.get("Docker-Content-Digest", "")
+        self._rights.allow(asked, authorization, [asked.target])
+        if not asked.by_digest and digest.startswith("sha256:"):
+            with self._lock:
+                self._known[asked.name, asked.target] = digest
 
     def _known_as(self, name: str, target: str) -> str:
         with self._lock:

@@ -67,11 +67,14 @@ def hung_up(send: Send) -> bool:
 
 
 async def abort(send: Send) -> None:
-    """Cut the connection: the other side must not take what it has for everything."""
+    """End the connection: the other side must not take what it has for everything.
+
+    In an orderly way: containerd continues after an early end, but gives up after a reset.
+    """
     cycle = _cycle(send)
     if cycle is None:
         raise ConnectionResetError("cut off")
-    cycle.transport.abort()
+    cycle.transport.close()
     while not cycle.disconnected:  # noqa: ASYNC110  # uvicorn has no event for it; one turn
         await asyncio.sleep(0)
 

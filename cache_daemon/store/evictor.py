@@ -9,7 +9,7 @@ from pathlib import Path
 from cache_daemon.api.errors import NoSpace
 from cache_daemon.api.values import Snapshot
 from cache_daemon.space.evict import Candidate, choose
-from cache_daemon.space.room import Disk, Limits, room
+from cache_daemon.space.room import Disk, Limits, room, room_on_disk
 from cache_daemon.store.holds import Holds
 from cache_daemon.store.ledger import Ledger, Usage
 from cache_daemon.store.promises import Claim, Promises
@@ -53,6 +53,16 @@ class Evictor:
         """Return how many bytes more may be promised; negative where it is too much already."""
         used = self.used() + self._promises.reserved
         return room(self._disk(), used, self._promises.unwritten, self._limits)
+
+    def missing(self, bytes_: int, lacking: int) -> tuple[int, int]:
+        """Return how many bytes are too few for a promise, in all and on the disk alone."""
+        used = self.used() + self._promises.reserved
+        unwritten = self._promises.unwritten - (bytes_ - lacking)
+        disk = self._disk()
+        return (
+            bytes_ - room(disk, used, unwritten, self._limits),
+            bytes_ - room_on_disk(disk, unwritten, self._limits),
+        )
 
     def links(self) -> dict[str, int]:
         """Return how many snapshots, and fetches under way, use each file."""
@@ -110,17 +120,18 @@ class Evictor:
                 shortfall=over,
                 hint="ask for it with a pod, pin it, or raise --prefetch-share",
             )
-        return self.evict(over, partially=True, among=idle)
+        return self.evict(over, 0, partially=True, among=idle)
 
     def evict(
         self,
         needed: int,
+        on_disk: int,
         *,
         partially: bool = False,
         what: str = "",
         among: Collection[Snapshot] | None = None,
     ) -> Collected:
-        """Remove models that nobody holds until so many bytes are free.
+        """Remove models that nobody holds until so many bytes of files, and of disk, are free.
 
         Raises NoSpace if that cannot be, and then removes nothing; `partially` takes less, too.
         """
@@ -137,10 +148,17 @@ class Evictor:
                 shortfall=needed - freed,
                 hint="release or unpin models, or give the cache more room",
             )
-        bytes_freed = 0
-        for candidate in chosen:
-            bytes_freed += self._drop(self._snapshots[candidate.key])
-        return Collected([one.key for one in chosen], bytes_freed)
+        gone: list[str] = []
+        bytes_freed, before = 0, self.used()
+        while chosen:
+            for candidate in chosen:
+                bytes_freed += self._drop(self._snapshots[candidate.key])
+                gone.append(candidate.key)
+            # Files that share blocks make less free than their sizes: then more must go.
+            left = max(needed - (before - self.used()), on_disk - bytes_freed)
+            candidates = [one for one in candidates if one.key in self._snapshots]
+            chosen, _ = choose(candidates, self.links(), left)
+        return Collected(gone, bytes_freed)
 
 
 def _candidate(snapshot: Snapshot, usage: Usage | None, now: float) -> Candidate:

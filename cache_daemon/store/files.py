@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modelpack.disk.durable import sync
 from modelpack.disk.errors import disk_errors
+from modelpack.disk.extents import shared_bytes
 
 
 def file_id(algorithm: str, size: int, lengths: Sequence[int], digests: bytes) -> str:
@@ -53,13 +54,16 @@ class Files:
         """
         path = self.path(id_)
         with disk_errors("keep", path):
-            staged.chmod(0o444)
             if not path.parent.exists():
                 path.parent.mkdir(mode=0o700, exist_ok=True)
                 sync(path.parent.parent)
-            with suppress(FileExistsError):
-                os.link(staged, path)
-                sync(path.parent)
+            if not path.exists():
+                staged.chmod(0o444)
+                sync(staged)
+                with suppress(FileExistsError):
+                    os.link(staged, path)
+            # Also where the name was there: whoever made it may have been killed before this.
+            sync(path.parent)
 
     def forget(self, id_: str) -> None:
         """Take away the name of a damaged file: nothing will be linked to it any more."""
@@ -76,7 +80,10 @@ class Files:
                     yield entry.name, entry.stat(follow_symlinks=False)
 
     def collect(self, ids: Iterable[str]) -> int:
-        """Remove those of the files that no snapshot links to; returns the bytes freed."""
+        """Remove those of the files that no snapshot links to; returns the bytes freed.
+
+        Blocks that another file has, too, are not free then and do not count.
+        """
         freed = 0
         touched: set[Path] = set()
         for id_ in ids:
@@ -84,10 +91,22 @@ class Files:
             with disk_errors("remove", path), suppress(FileNotFoundError):
                 status = path.stat()
                 if status.st_nlink == 1:
+                    shared = _shared(path)
                     path.unlink()
                     touched.add(path.parent)
-                    freed += status.st_size
+                    freed += max(0, status.st_size - shared)
         for directory in touched:
             with disk_errors("sync", directory):
                 sync(directory)
         return freed
+
+
+def _shared(path: Path) -> int:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return 0  # it is removed whatever can be said of it
+    try:
+        return shared_bytes(fd)
+    finally:
+        os.close(fd)

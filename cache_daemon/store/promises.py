@@ -6,11 +6,20 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """For whom space is wanted: the size of the whole model in bytes, who asked, how urgently."""
+    """For whom space is wanted: the size of the whole model in bytes, who asked, how urgently.
+
+    `lacking` is how many of the bytes to reserve are not on the disk yet, if that is fewer: others
+    are shared with other files, or an earlier try has left them.
+    """
 
     bytes_total: int = 0
     namespace: str = ""
     prefetch: bool = False
+    lacking: int | None = None
+
+    def unwritten(self, bytes_: int) -> int:
+        """Return how many of so many bytes are not on the disk yet."""
+        return bytes_ if self.lacking is None else self.lacking
 
 
 @dataclass(slots=True)
@@ -28,7 +37,7 @@ class Promises:
 
     def reserve(self, key: str, bytes_: int, claim: Claim) -> None:
         """A fetch will write so many bytes."""
-        self._reserved[key] = self._unwritten[key] = bytes_
+        self._reserved[key], self._unwritten[key] = bytes_, claim.unwritten(bytes_)
         self._claims[key] = claim
 
     def settle(self, key: str) -> None:

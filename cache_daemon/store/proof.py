@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +25,7 @@ from modelpack.spec.manifest import Manifest
 from modelpack.spec.manifest import decode as decode_manifest
 
 _NICE: Final = 10
+_PAUSE_SECONDS: Final = 0.2
 _log = logging.getLogger("cache_daemon.proof")
 
 
@@ -54,10 +55,11 @@ def companions(papers: Papers) -> list[Layer]:
 
 def wrong_layers(layers: Iterable[Layer], paths: Mapping[str, Path]) -> list[str]:
     """Return the digests of layers whose bytes are others. Raises OSError."""
-    return [one.digest for one in layers if _digest(one, paths) != one.digest]
+    return [one.digest for one in layers if not right(one, paths, lambda _bytes: None)]
 
 
-def _digest(layer: Layer, paths: Mapping[str, Path]) -> str:
+def right(layer: Layer, paths: Mapping[str, Path], pace: Callable[[int], None]) -> bool:
+    """Whether a layer has its digest. `pace` hears of bytes read, and may wait. Raises OSError."""
     hasher = hashlib.new(layer.digest.partition(":")[0])
     for segment in layer.segments:
         if isinstance(segment, Literal):
@@ -67,7 +69,8 @@ def _digest(layer: Layer, paths: Mapping[str, Path]) -> str:
             end = segment.offset + segment.length
             for at in range(segment.offset, end, MIB):
                 hasher.update(os.pread(file.fileno(), min(MIB, end - at), at))
-    return f"{layer.digest.partition(':')[0]}:{hasher.hexdigest()}"
+                pace(MIB)
+    return hasher.hexdigest() == layer.digest.partition(":")[2]
 
 
 def _manifest(papers: Papers) -> Manifest | None:
@@ -78,14 +81,17 @@ def _manifest(papers: Papers) -> Manifest | None:
 
 
 class Prover:
-    """A thread that proves the layers of snapshots, the newest first, when nothing else wants to.
+    """A thread that proves the layers of snapshots, the newest first.
 
     A layer that is wrong although all chunks are right means that the artifact lies: it is not
     shown any more.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, busy: Callable[[], bool] = lambda: False) -> None:
+        """As long as the daemon is `busy`, only what somebody waits for is proven."""
         self._store = store
+        self._busy = busy
+        self._waiting = 0
         self._changed = threading.Condition()
         self._queue: list[str] = []
         self._closed = False
@@ -118,6 +124,15 @@ class Prover:
     def wait(self, key: str, digest: str, seconds: float) -> bool:
         """Wait for a layer to be proven; returns whether it is."""
         deadline = time.monotonic() + seconds
+        with self._changed:
+            self._waiting += 1
+        try:
+            return self._wait(key, digest, deadline)
+        finally:
+            with self._changed:
+                self._waiting -= 1
+
+    def _wait(self, key: str, digest: str, deadline: float) -> bool:
         while digest not in self._store.proven(key):
             with self._changed:
                 left = deadline - time.monotonic()
@@ -137,10 +152,9 @@ class Prover:
         for layer in offered(snapshot, papers):
             if layer.digest in proven:
                 continue
-            if wrong_layers([layer], paths):
+            if not right(layer, paths, self._pace):
                 self._refuse(snapshot, layer)
                 return False
-            self.bytes_read += layer.size
             proven.add(layer.digest)
             self._store.prove(key, proven)
             with self._changed:
@@ -148,6 +162,13 @@ class Prover:
                 if self._closed:
                     return False
         return True
+
+    def _pace(self, bytes_: int) -> None:
+        self.bytes_read += bytes_
+        if self._busy():
+            with self._changed:
+                while self._busy() and not self._waiting and not self._closed:
+                    self._changed.wait(_PAUSE_SECONDS)
 
     def _refuse(self, snapshot: Snapshot, layer: Layer) -> None:
         bad = damaged(self._store, snapshot, lambda _bytes: None)

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +11,7 @@ from cache_daemon.api.errors import BadStore
 from cache_daemon.store.records import read_record, write_record
 from modelpack.disk.durable import sync
 from modelpack.disk.errors import disk_errors
+from modelpack.disk.mount import mount_id
 
 VERSION: Final = 1
 _RECORDS: Final = ("snapshots", "leases", "pins", "wants", "refused")
@@ -32,8 +34,10 @@ class Root:
                 _check_version(path)
                 for part in _PARTS:
                     (path / part).mkdir(mode=0o700, exist_ok=True)
-                sync(path)
                 self._drop_debris()
+                # A daemon that was killed may not have come to it; we promise what it left.
+                for directory in (path, *(path / part for part in _PARTS)):
+                    sync(directory)
             except BaseException:
                 os.close(self._lock)
                 raise
@@ -102,11 +106,11 @@ def _check_file_system(path: Path) -> None:
 
 def _file_system(path: Path) -> str:
     """Return the type of the mount that a path is on."""
-    device = path.stat().st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
+    # By mount, not by device: a file of btrfs has the device of its subvolume, which no mount has.
+    number = str(mount_id(path))
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
-        if before.split(" ")[2] == number:
+        if before.split(" ")[0] == number:
             return after.split(" ")[0]
     return "an unknown file system"
 
@@ -123,15 +127,28 @@ def _locked(path: Path) -> int:
     return fd
 
 
+def _sync_parents(path: Path) -> None:
+    """Make the name of a new store durable, and those of the directories made for it."""
+    device = path.stat().st_dev
+    for parent in path.resolve().parents:
+        if parent.stat().st_dev != device:
+            break
+        with suppress(PermissionError):  # then it is not ours, and older than the store
+            sync(parent)
+
+
 def _check_version(path: Path) -> None:
     record = read_record(path / "format.json", dict)
     if record is None:
-        strangers = [one.name for one in path.iterdir() if one.name != "lock"]
+        # What was there when the first start ended too early is no stranger.
+        ours = ("lock", ".format.json")
+        strangers = [one.name for one in path.iterdir() if one.name not in ours]
         if strangers:
             raise BadStore(
                 f"{path}: holds {strangers[0]!r} and is no cache",
                 hint="choose an empty directory: --root",
             )
+        _sync_parents(path)
         write_record(path / "format.json", {"format": "modelpack-cache", "version": VERSION})
     elif record.get("format") != "modelpack-cache" or record.get("version") != VERSION:
         raise BadStore(

@@ -121,13 +121,13 @@ class Store:
     def reserve(self, key: str, bytes_: int, claim: Claim | None = None) -> Collected:
         """Promise space to a fetch that has begun, evicting what must go; returns what went.
 
-        Raises NoSpace with the shortfall, and then evicts nothing.
+        Raises NoSpace with the shortfall.
         """
         claim = claim or Claim(bytes_)
         with self._lock:
             evicted = self._evictor.within_quota(claim)
             evicted += self._evictor.within_share(bytes_, claim)
-            evicted += self._make_room(key, bytes_)
+            evicted += self._make_room(key, bytes_, claim.unwritten(bytes_))
             self._promises.reserve(key, bytes_, claim)
             return evicted
 
@@ -256,7 +256,9 @@ class Store:
                     self.drop_partial(area.name)
             if freed >= needed:
                 return Collected([], freed)
-            return Collected([], freed) + self._evictor.evict(needed - freed, partially=True)
+            return Collected([], freed) + self._evictor.evict(
+                needed - freed, needed - freed, partially=True
+            )
 
     def tidy(self) -> Collected:
         """Make room where others have taken it: a full cache must never cause DiskPressure."""
@@ -303,14 +305,16 @@ class Store:
         self._ledger.close()
         self._root.close()
 
-    def _make_room(self, key: str, bytes_: int) -> Collected:
-        missing = bytes_ - self._evictor.room()
+    def _make_room(self, key: str, bytes_: int, lacking: int) -> Collected:
+        missing, on_disk = self._evictor.missing(bytes_, lacking)
         if missing <= 0:
             return Collected()
         freed = self.collect().bytes_freed
         if freed >= missing:
             return Collected([], freed)
-        return Collected([], freed) + self._evictor.evict(missing - freed, what=key)
+        return Collected([], freed) + self._evictor.evict(
+            missing - freed, on_disk - freed, what=key
+        )
 
     def _drop(self, snapshot: Snapshot) -> int:
         del self._known[snapshot.key]

@@ -55,10 +55,12 @@ class Warmer:
         """
         with self._lock:
             future = self._running.get(snapshot.key)
+            begun = future is None
             if future is None:
                 future = self._one.submit(self._warm, snapshot)
                 self._running[snapshot.key] = future
-                future.add_done_callback(lambda _done: self._forget(snapshot.key))
+        if begun:  # without the lock: what is done already is forgotten at once
+            future.add_done_callback(lambda _done: self._forget(snapshot.key))
         started = time.monotonic()
         try:
             return future.result(seconds)

@@ -7,12 +7,12 @@ from itertools import groupby
 from pathlib import Path
 
 from modelpack.checkout.place import Staged, Target
-from modelpack.checkout.reuse import Local, Place
+from modelpack.checkout.reuse import Copied, Local
+from modelpack.checkout.share import Place, Shared
 from modelpack.checkout.staging import Staging
 from modelpack.chunks.table import TableCache
 from modelpack.disk.durable import sync
 from modelpack.disk.errors import disk_errors
-from modelpack.spec.digest import CHUNK_HASHERS
 from modelpack.spec.errors import BadSource, ProtocolViolation
 from modelpack.spec.index import ChunkIndex
 from modelpack.spec.manifest import Descriptor
@@ -25,14 +25,19 @@ from modelpack.transfer.plan import parts_of, pieces, side_by_side
 from modelpack.transfer.stop import Stop
 
 Finder = Callable[[Local], None]
+Room = Callable[[int], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Bytes: received over the wire, and taken from files that were here."""
+    """Bytes: received over the wire, and taken from files that were here.
+
+    `cloned` of those that were taken are the same blocks on the disk, and cost nothing there.
+    """
 
     received: int
     reused: int
+    cloned: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +73,17 @@ class IndexedCheckout:
         return found
 
     def stage(
-        self, files: Sequence[int], staging: Staging, source: BlobSource, find: Finder
+        self,
+        files: Sequence[int],
+        staging: Staging,
+        source: BlobSource,
+        find: Finder,
+        room: Room = lambda _bytes: None,
     ) -> Moved:
         """Bring all chunks of the files into the staging area, verified and durable.
 
-        `find` is asked where wanted chunks are on this machine; it may be wrong.
+        `find` is asked where wanted chunks are on this machine; it may be wrong. `room` is told how
+        many bytes it will take on the disk, before it takes any: what it raises ends it.
         """
         staging.forget(
             number
@@ -81,15 +92,23 @@ class IndexedCheckout:
             for number in range(*_span(self.index, file))
         )
         self._recheck(files, staging)
-        staging.allocate({number: self.index.files[number].size for number in files})
-        reused = self._reuse(files, staging, find)
+        sizes = {number: self.index.files[number].size for number in files}
+        staging.create(sizes)
+        local = self._here(files, staging, find)
+        # What is shared takes no space, so it comes before space is asked for.
+        shared = local.share(
+            self._parts(files, staging), staging, workers=self.jobs, stop=self.stop
+        )
+        room(staging.lacking(sizes))
+        staging.allocate(sizes, shared)
+        reused = self._reuse(files, staging, local, shared)
         received = self._fetch(files, staging, source)
         reused += self._copy_duplicates(files, staging)
         lost = next(self._missing(files, staging), None)
         if lost is not None:
             raise ProtocolViolation(f"{source.name}: chunk {lost[1].number} never arrived")
         flush([staging.path(number) for number in files], self.reporter, self.jobs)
-        return Moved(received, reused)
+        return Moved(received, reused.bytes_, reused.cloned)
 
     def staged(self, files: Iterable[int], staging: Staging) -> dict[str, Staged]:
         """Return what to place, by path."""
@@ -100,30 +119,27 @@ class IndexedCheckout:
         doubtful = set(staging.doubtful)
         if not doubtful:
             return
-        for _, part in list(self._missing(files, staging)):
-            if part.number in doubtful and self._is_staged(part, staging):
-                staging.complete(part)
+        local = Local(lambda _digest: False, self.tables)
+        for part in list(self._parts(files, staging)):
+            if part.number in doubtful:
+                staged = Place(staging.path(part.file), part.offset, part.length)
+                if local.verified(staged, part.digest) is not None:
+                    staging.complete(part)
 
-    def _is_staged(self, part: Part, staging: Staging) -> bool:
-        try:
-            with staging.path(part.file).open("rb") as file:
-                file.seek(part.offset)
-                data = file.read(part.length)
-        except OSError:
-            return False
-        hasher = CHUNK_HASHERS[self.tables.algorithm]()
-        hasher.update(data)
-        return hasher.digest() == part.digest
-
-    def _reuse(self, files: Sequence[int], staging: Staging, find: Finder) -> int:
-        needed = {part.digest for _, part in self._missing(files, staging)}
+    def _here(self, files: Sequence[int], staging: Staging, find: Finder) -> Local:
+        needed = {part.digest for part in self._parts(files, staging)}
         local = Local(needed.__contains__, self.tables)
         find(local)
+        return local
+
+    def _reuse(
+        self, files: Sequence[int], staging: Staging, local: Local, shared: Shared
+    ) -> Copied:
         if not local:
-            return 0
-        by_file = ((part for _, part in self._missing([number], staging)) for number in files)
+            return Copied()
+        by_file = (self._parts([number], staging) for number in files)
         return local.copy(
-            side_by_side(by_file, self.jobs), staging, workers=self.jobs, stop=self.stop
+            side_by_side(by_file, self.jobs), staging, shared, workers=self.jobs, stop=self.stop
         )
 
     def _fetch(self, files: Sequence[int], staging: Staging, source: BlobSource) -> int:
@@ -139,11 +155,11 @@ class IndexedCheckout:
                 return engine.received
             whole = without_ranges
 
-    def _copy_duplicates(self, files: Sequence[int], staging: Staging) -> int:
+    def _copy_duplicates(self, files: Sequence[int], staging: Staging) -> Copied:
         """Fill chunks that the artifact holds more than once from the one that was fetched."""
-        left = [part for _, part in self._missing(files, staging)]
+        left = list(self._parts(files, staging))
         if not left:
-            return 0
+            return Copied()
         needed = {part.digest for part in left}
         local = Local(needed.__contains__, self.tables)
         for number in files:
@@ -151,7 +167,11 @@ class IndexedCheckout:
                 if chunk.digest in needed and not staging.missing(chunk.number):
                     place = Place(staging.path(number), chunk.offset, chunk.length)
                     local.add(chunk.digest, place)
-        return local.copy(left, staging, workers=self.jobs, stop=self.stop)
+        shared = local.share(left, staging, workers=self.jobs, stop=self.stop)
+        return local.copy(left, staging, shared, workers=self.jobs, stop=self.stop)
+
+    def _parts(self, files: Iterable[int], staging: Staging) -> Iterator[Part]:
+        return (part for _, part in self._missing(files, staging))
 
     def _missing(self, files: Iterable[int], staging: Staging) -> Iterator[tuple[int, Part]]:
         return parts_of(self.index, files, staging.missing)

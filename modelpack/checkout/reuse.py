@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Protocol
 
+from modelpack.checkout.share import Place, Shared, runs
 from modelpack.chunks.table import TableCache
 from modelpack.spec.digest import CHUNK_HASHERS
 from modelpack.spec.errors import BadSource
@@ -14,13 +16,22 @@ from modelpack.transfer.piece import Part, Sink
 from modelpack.transfer.stop import Stop
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Bytes of a file on this machine."""
+class Files(Sink, Protocol):
+    """Staged files, which can be read back."""
 
-    path: Path
-    offset: int
-    length: int
+    def path(self, file: int) -> Path:
+        """Return the path of staged file `file`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """Bytes that are in place now, and how many of them are blocks that another file has, too."""
+
+    bytes_: int = 0
+    cloned: int = 0
+
+    def __add__(self, other: "Copied") -> "Copied":
+        return Copied(self.bytes_ + other.bytes_, self.cloned + other.cloned)
 
 
 class Local:
@@ -53,30 +64,72 @@ class Local:
         if self._wanted(digest):
             self._places.setdefault(digest, place)
 
+    def share(
+        self, parts: Iterable[Part], sink: Files, *, workers: int, stop: Stop | None = None
+    ) -> Shared:
+        """Let what can be shared of the parts be the blocks in which they are found here.
+
+        Nothing is verified yet, so nothing is complete: `copy` is to follow.
+        """
+        shared = Shared()
+        found = runs(parts, self._place)
+        work(found, lambda run: shared.share(run, sink.path(run.file)), workers=workers, stop=stop)
+        return shared
+
     def copy(
-        self, parts: Iterable[Part], sink: Sink, *, workers: int, stop: Stop | None = None
-    ) -> int:
+        self,
+        parts: Iterable[Part],
+        sink: Files,
+        shared: Shared,
+        *,
+        workers: int,
+        stop: Stop | None = None,
+    ) -> Copied:
         """Complete the parts that are found here; returns their bytes.
 
-        Every copy is hashed on its way: a file that changed since it was looked at, or a record
-        that was wrong, costs a fetch and nothing else.
+        Every copy is hashed on its way, and what is shared where it is now: a file that changed
+        since it was looked at, or a record that was wrong, costs a fetch and nothing else.
         """
-        copied: list[int] = []
+        lengths: list[int] = []
+        cloned: list[int] = []
 
         def copy(part: Part) -> None:
-            place = self._places.get(part.digest)
-            data = _read(place, part.length) if place else None
-            if data is None:
+            place = self._place(part)
+            if place is None:
                 return
-            hasher = CHUNK_HASHERS[self._tables.algorithm]()
-            hasher.update(data)
-            if hasher.digest() == part.digest:
+            gaps = list(shared.gaps(part.file, part.offset, part.offset + part.length))
+            lacking = sum(end - start for start, end in gaps)
+            if lacking == part.length:
+                data = self.verified(place, part.digest)
+                if data is None:
+                    return
                 sink.write(part.file, part.offset, data)
-                sink.complete(part)
-                copied.append(part.length)
+            else:
+                for start, end in gaps:
+                    edge = Place(place.path, place.offset + start - part.offset, end - start)
+                    sink.write(part.file, start, _read(edge) or b"")
+                here = Place(sink.path(part.file), part.offset, part.length)
+                if self.verified(here, part.digest) is None:
+                    return
+            sink.complete(part)
+            lengths.append(part.length)
+            cloned.append(part.length - lacking)
 
         work(parts, copy, workers=workers, stop=stop)
-        return sum(copied)
+        return Copied(sum(lengths), sum(cloned))
+
+    def verified(self, place: Place, digest: bytes) -> bytes | None:
+        """Return the bytes of a chunk if it is there and has this digest."""
+        data = _read(place)
+        if data is None:
+            return None
+        hasher = CHUNK_HASHERS[self._tables.algorithm]()
+        hasher.update(data)
+        return data if hasher.digest() == digest else None
+
+    def _place(self, part: Part) -> Place | None:
+        place = self._places.get(part.digest)
+        return place if place and place.length == part.length else None
 
 
 def files_below(directories: Iterable[Path]) -> Iterator[Path]:
@@ -91,17 +144,15 @@ def files_below(directories: Iterable[Path]) -> Iterator[Path]:
                     yield path
 
 
-def _read(place: Place, length: int) -> bytes | None:
-    if place.length != length:
-        return None
+def _read(place: Place) -> bytes | None:
     try:
         fd = os.open(place.path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        data = os.pread(fd, length, place.offset)
+        data = os.pread(fd, place.length, place.offset)
     except OSError:
         return None
     finally:
         os.close(fd)
-    return data if len(data) == length else None
+    return data if len(data) == place.length else None

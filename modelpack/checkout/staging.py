@@ -6,12 +6,14 @@ A pull stages beside its target (`checkout.area`), the node cache below its own 
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from modelpack.checkout.area import STAGED, check_private, remove_if_empty, take
 from modelpack.checkout.journal import Journal
+from modelpack.checkout.share import Shared
 from modelpack.disk.errors import disk_errors
 from modelpack.disk.kernel import preallocate, start_writeback
 from modelpack.disk.space import require_space
@@ -79,24 +81,50 @@ class Staging:
         for part in parts:
             self._have[part] = 0
 
-    def allocate(self, sizes: Mapping[int, int]) -> None:
-        """Create the files that do not exist yet, with all their space.
-
-        Raises DiskError with the shortfall before anything is written if they do not fit.
-        """
-        absent = {file: size for file, size in sizes.items() if not self.path(file).exists()}
-        require_space(self.directory, sum(absent.values()))
-        for file, size in absent.items():
+    def create(self, sizes: Mapping[int, int]) -> None:
+        """Create the files that do not exist yet, of these sizes, without any space."""
+        for file, size in sizes.items():
             path = self.path(file)
-            with disk_errors("reserve space for", path):
+            with disk_errors("create", path), suppress(FileExistsError):
                 fd = os.open(path, _WRITE | os.O_CREAT | os.O_EXCL, _MODE)
                 try:
-                    preallocate(fd, size)
+                    os.ftruncate(fd, size)
                 except BaseException:
                     path.unlink()
                     raise
                 finally:
                     os.close(fd)
+
+    def lacking(self, sizes: Mapping[int, int]) -> int:
+        """Return how many bytes of the files have no space on the disk yet."""
+        return sum(self._lacks(file, size) for file, size in sizes.items())
+
+    def allocate(self, sizes: Mapping[int, int], shared: Shared | None = None) -> None:
+        """Create the files that do not exist yet, and give all of them the space they lack.
+
+        What is shared has its space: preallocating it would need that much for a moment, and the
+        disk may have only what is needed. Raises DiskError with the shortfall before anything is
+        written if it does not fit.
+        """
+        require_space(self.directory, self.lacking(sizes))
+        self.create(sizes)
+        for file, size in sizes.items():
+            if not self._lacks(file, size):
+                continue
+            with disk_errors("reserve space for", self.path(file)):
+                fd = os.open(self.path(file), _WRITE)
+                try:
+                    for start, end in (shared or Shared()).gaps(file, 0, size):
+                        preallocate(fd, start, end - start)
+                finally:
+                    os.close(fd)
+
+    def _lacks(self, file: int, size: int) -> int:
+        with disk_errors("look at", self.path(file)):
+            try:
+                return max(0, size - self.path(file).stat().st_blocks * 512)
+            except FileNotFoundError:
+                return size
 
     def write(self, file: int, offset: int, data: bytes | memoryview) -> None:
         """Put bytes in place (see Sink)."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from modelpack.cli.output import Outcome, count, seconds, show, size
+from modelpack.cli.output import Outcome, cloned, count, seconds, show, size
 from modelpack.spec.errors import NotFound
 from modelpack.verbs.node import SOCKET, Node
 
@@ -218,10 +218,11 @@ def explain(model: _Model, *, node: Node) -> Outcome:
         came = (
             f"  {size(found['bytes_total'])} in {count(found['files'], 'file')}: "
             f"{size(found['bytes_fetched'])} from the registry, "
-            f"{size(found['bytes_reused'])} from this disk, in {seconds(found['fetch_seconds'])}"
+            f"{size(found['bytes_reused'])} from this disk{cloned(found.get('bytes_cloned', 0))}, "
+            f"in {seconds(found['fetch_seconds'])}"
         )
         kept = (
-            f"  {size(found['bytes_unique'])} would be free without it; "
+            f"  up to {size(found['bytes_unique'])} would be free without it; "
             f"used {count(found['uses'], 'time')}"
         )
         pinned = ", pinned" if found["pinned"] else ""

@@ -80,6 +80,11 @@ def size(bytes_: int) -> str:
     return ""
 
 
+def cloned(bytes_: int) -> str:
+    """Return how much of what was just named takes no space of its own, if anything."""
+    return f" (of which {size(bytes_)} shared on disk)" if bytes_ else ""
+
+
 def count(number: int, noun: str) -> str:
     """Return how many, in words: 1 file, 12 files."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

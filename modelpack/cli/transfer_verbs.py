@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from modelpack.cli.options import Exclude, Include, Platform, with_session
-from modelpack.cli.output import Outcome, count, seconds, size
+from modelpack.cli.output import Outcome, cloned, count, seconds, size
 from modelpack.spec.errors import InputError
 from modelpack.spec.index import Coding
 from modelpack.spec.names import ANNOTATION_PREFIX
@@ -166,8 +166,8 @@ def pull_command(
         f"pulled {done.reference}",
         f"  {size(done.bytes_total)} in {count(done.files, 'file')} to {directory}",
         (
-            f"  {size(done.bytes_moved)} fetched, {size(done.bytes_reused)} were here, "
-            f"{seconds(done.seconds)}"
+            f"  {size(done.bytes_moved)} fetched, {size(done.bytes_reused)} were here"
+            f"{cloned(done.bytes_cloned)}, {seconds(done.seconds)}"
         ),
     ]
     if done.removed:

@@ -9,14 +9,13 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _SYNC_FILE_RANGE_WRITE: Final = 2
 
 
-def preallocate(fd: int, size: int) -> None:
-    """Reserve `size` bytes for a file, so that a full disk is met now and not at the end.
+def preallocate(fd: int, offset: int, length: int) -> None:
+    """Reserve the space of a range of a file, so that a full disk is met now and not at the end.
 
     Unlike os.posix_fallocate this never falls back to writing every block; where the file system
-    cannot reserve, the file only gets its length. Raises OSError (ENOSPC, EDQUOT, EFBIG).
+    cannot reserve, nothing happens. Raises OSError (ENOSPC, EDQUOT, EFBIG).
     """
-    os.ftruncate(fd, size)
-    if not size or _LIBC.fallocate(fd, 0, ctypes.c_int64(0), ctypes.c_int64(size)) == 0:
+    if not length or _LIBC.fallocate(fd, 0, ctypes.c_int64(offset), ctypes.c_int64(length)) == 0:
         return
     code = ctypes.get_errno()
     if code not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINTR):

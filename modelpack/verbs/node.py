@@ -63,6 +63,8 @@ class Node:
         connection, response = self._open(method, path, body)
         try:
             data = response.read(JSON_BODY_BYTES)
+            if response.length:  # http.client says nothing of an answer that was cut off
+                raise http.client.IncompleteRead(data, response.length)
         except (OSError, http.client.HTTPException) as error:
             raise self._away(error) from error
         finally:

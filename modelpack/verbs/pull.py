@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -47,7 +47,7 @@ class PullResult(msgspec.Struct, frozen=True):
     """What happened.
 
     Bytes are payload bytes in `bytes_total` and `bytes_reused` (copied or already in place), bytes
-    received in `bytes_moved`.
+    received in `bytes_moved`. `bytes_cloned` of those reused share their blocks with other files.
     """
 
     reference: str
@@ -59,6 +59,7 @@ class PullResult(msgspec.Struct, frozen=True):
     files: int
     chunks: int
     removed: list[str]
+    bytes_cloned: int = 0
 
 
 def pull(
@@ -99,6 +100,7 @@ def pull(
         files=files,
         chunks=len(index) if index else 0,
         removed=removed,
+        bytes_cloned=moved.cloned,
     )
 
 
@@ -157,7 +159,7 @@ class _Pull:
                 staging.discard()
                 raise _IndexLies(str(error)) from error
             removed = self._place(checkout.staged(wanted, staging), paths, staging)
-        return Moved(moved.received, moved.reused + in_place), len(files), total, removed
+        return replace(moved, reused=moved.reused + in_place), len(files), total, removed
 
     def _found(self, paths: Sequence[str]) -> Finder:
         """Look into what is in place, what earlier pulls placed, and what the caller named."""

@@ -26,7 +26,8 @@ class Daemon:
         )  # fmt: skip
         wait_until(lambda: self.process.poll() is not None or self.answers())
         if self.process.poll() is not None:
-            raise AssertionError(self.process.communicate()[1].decode())
+            said = self.process.communicate()[1].decode()
+            raise AssertionError(f"exit {self.process.returncode}: {said}")
         return self
 
     def answers(self):

@@ -2,8 +2,6 @@
 
 import json
 import os
-import random
-import signal
 import stat
 import subprocess
 import sys
@@ -14,14 +12,10 @@ from pathlib import Path
 import pytest
 
 from modelpack.spec.reference import Reference
-from modelpack.verbs.node import Node
 from modelpack.verbs.push import PushOptions, push
 from tests.cache_daemon.process import Daemon
-from tests.support.faults import fault_proxy
 from tests.support.processes import free_port, give_back
-from tests.support.weights import make_model, tree
-
-CYCLES = int(os.environ.get("MODELPACK_KILLS", "50"))
+from tests.support.weights import tree
 
 
 @pytest.fixture
@@ -129,86 +123,3 @@ def test_two_daemons(daemon):
     with pytest.raises(AssertionError, match="another daemon is using it"):
         second.start()
     assert one.answers()
-
-
-def torture(daemon, host, references, expected, cycles):
-    """Kill the daemon at random instants while models come and go."""
-    generator = random.Random(1)
-    one = daemon(f'--registries=["{host}"]', "--slots=2")
-    leases = {}
-    for cycle in range(cycles):
-        one.start()
-        node = Node(one.socket)
-        held = {lease["id"]: lease["key"] for lease in node.get("/v1/leases")}
-        assert held == leases, "a lease was lost"
-        for path in one.trees():
-            assert tree(path) in expected, "a wrong byte is visible"
-        try:
-            for reference in generator.sample(references, 2):
-                node.send("POST", "/v1/models", {"ref": reference})
-            if cycle % 3 == 0:
-                wanted = {"ref": generator.choice(references), "seconds": 20}
-                lease = node.send("PUT", f"/v1/leases/pod-{cycle}", wanted)
-                leases[f"pod-{cycle}"] = lease["key"]
-            if cycle % 5 == 4 and leases:
-                gone = generator.choice(sorted(leases))
-                node.send("DELETE", f"/v1/leases/{gone}")
-                del leases[gone]
-            if cycle % 4 == 3:
-                for model in node.get("/v1/models"):
-                    if not model["leases"]:
-                        node.send("DELETE", f"/v1/models/{model['key']}")
-        finally:
-            try:
-                one.process.wait(generator.uniform(0, 0.3))
-            except subprocess.TimeoutExpired:
-                one.stop(signal.SIGKILL)
-    one.start()
-    for reference in references:
-        assert "ready" in one.node("prefetch", reference, "--wait", "--json")
-    trees = [tree(path) for path in one.trees()]
-    assert sorted(map(str, trees)) == sorted(map(str, expected))
-    one.node("gc")
-    ids = {path.name for path in (one.directory / "root" / "files").glob("*/*")}
-    linked = {
-        str(path.stat().st_ino) for t in one.trees() for path in t.rglob("*") if path.is_file()
-    }
-    stored = {str(path.stat().st_ino) for path in (one.directory / "root" / "files").glob("*/*")}
-    assert stored == linked
-    assert len(ids) == len(stored)
-    assert one.stop()[0] == 0
-
-
-def prepare(registry, name, session, tmp_path):
-    """Three versions with most bytes in common; returns the names and what they hold."""
-    models = [make_model(tmp_path / f"m{n}", seed=1, megabytes=6) for n in range(3)]
-    for number, directory in enumerate(models):
-        shard = directory / "model-00001-of-00002.safetensors"
-        data = bytearray(shard.read_bytes())
-        data[-1 - number] ^= 1
-        shard.write_bytes(data)
-        reference = Reference.parse(f"{registry.host}/{name}:v{number}")
-        push(str(directory), reference, session(), PushOptions())
-    return [f"{name}:v{n}" for n in range(3)], [tree(directory) for directory in models]
-
-
-def test_killed_a_few_times(daemon, registry, name, session, tmp_path):
-    """No wrong byte, no lost lease, nothing left over; with a registry that stumbles."""
-    names, expected = prepare(registry, name, session, tmp_path)
-    with fault_proxy(registry.host) as proxy:
-        proxy.add("GET .*/blobs/", slice_pause=(400_000, 0.01))
-        torture(daemon, proxy.host, [f"{proxy.host}/{one}" for one in names], expected, 5)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_killed_many_times(daemon, registry, name, session, tmp_path):
-    """The same for a long time, with resets, stalls, wrong bytes and errors on the way."""
-    names, expected = prepare(registry, name, session, tmp_path)
-    with fault_proxy(registry.host) as proxy:
-        for number in range(40):
-            proxy.add("GET .*/blobs/", skip=7 * number, times=1, flip=70_000 if number % 4 == 0
-                      else -1, reset_after=300_000 if number % 4 == 1 else -1,
-                      status=503 if number % 4 == 2 else 0)  # fmt: skip
-        proxy.add("GET .*/blobs/", slice_pause=(400_000, 0.01))
-        torture(daemon, proxy.host, [f"{proxy.host}/{one}" for one in names], expected, CYCLES)

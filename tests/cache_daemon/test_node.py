@@ -22,6 +22,7 @@ from modelpack.spec.reference import Reference
 from modelpack.verbs.push import PushOptions, push
 from tests.cache_daemon.conftest import ROOMY
 from tests.conftest import fast
+from tests.oci.conftest import Known
 from tests.support.faults import fault_proxy
 from tests.support.processes import wait_until
 from tests.support.weights import make_model, tree
@@ -173,6 +174,33 @@ def test_without_rights_there_is_nothing(open_node, htpasswd_registry, model, na
         with pytest.raises(Unauthorized):
             node.lease("x", Ask(ref=reference, credential=credential), Owner(), 1)
     assert "guess" not in repr(Ask(ref=reference, credential=Credential("a", "guess")))
+
+
+def test_a_refusal_looks_the_same(open_node, htpasswd_registry, model, name, session):
+    """The registry is asked the same, in the same order, whether the model is cached or not."""
+    known = Credential(htpasswd_registry.username, htpasswd_registry.password)
+    credentials = Known(known.username, known.password)
+    asked = {}
+    with fault_proxy(htpasswd_registry.host) as proxy:
+        node = open_node(proxy.host)
+        for tag in ("cached", "absent"):
+            reference = f"{proxy.host}/{name}-{tag}:v1"
+            options = PushOptions(annotations={"which": tag})
+            done = push(
+                str(model), Reference.parse(reference), session(credentials=credentials), options
+            )
+            if tag == "cached":
+                arrived(node, node.ensure(Ask(ref=reference, credential=known)).key)
+            proxy.seen.clear()
+            for ref in (reference, f"{proxy.host}/{name}-{tag}@{done.digest}"):
+                for credential in (None, Credential(known.username, "guess")):
+                    with pytest.raises(Unauthorized):
+                        node.lease("x", Ask(ref=ref, credential=credential), Owner(), 1)
+            asked[tag] = [
+                (one.method, one.path.replace(tag, "").replace(done.digest, "digest"), one.status)
+                for one in proxy.seen
+            ]
+    assert asked["cached"] == asked["absent"]
 
 
 def test_a_lease_waits_only_so_long(open_node, published, proxy):
