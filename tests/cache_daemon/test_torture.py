@@ -192,7 +192,7 @@ def finish(one, references, expected, leases):
     assert not list((root / "wants").iterdir())
     assert one.stop()[0] == 0
     ledger = sqlite3.connect(root / "ledger.sqlite")
-    keys = {key for (key,) in ledger.execute("SELECT key FROM used")}
+    keys = {key for (key,) in ledger.execute("SELECT key FROM usage WHERE uses > 0")}
     ledger.close()
     assert keys == {path.name for path in (root / "snapshots").iterdir()}
 
