@@ -1,5 +1,7 @@
 """Settings: flags > environment > file > defaults; frozen after start."""
 
+import ipaddress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -10,6 +12,8 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from modelpack.oci.guard import literal_address
 
 
 class Settings(BaseSettings):
@@ -32,6 +36,14 @@ class Settings(BaseSettings):
     )
     token_file: Path | None = Field(
         None, description="file with the token that --listen demands as Authorization: Bearer"
+    )
+    tls_cert: Path | None = Field(None, description="certificate of --listen, PEM with its chain")
+    tls_key: Path | None = Field(None, description="its key, PEM")
+    client_ca: Path | None = Field(
+        None, description="authority whose certificates clients of --listen must have"
+    )
+    insecure_listen: bool = Field(
+        False, description="send the token over the network without TLS: anybody there can read it"
     )
     registries: list[str] = Field(
         [], description="allowed registries, HOST[:PORT][/PREFIX]; empty allows all public ones"
@@ -68,15 +80,6 @@ class Settings(BaseSettings):
         60.0, ge=0, description="how long a fetch goes on after the last waiter left"
     )
 
-    @model_validator(mode="after")
-    def _listening_needs_a_token(self) -> Self:
-        if self.listen and self.token_file is None:
-            raise ValueError("listen needs token_file: the cluster is not trusted without it")
-        host, _, port = self.listen.rpartition(":")
-        if self.listen and not (host and port.isdigit() and int(port) < 1 << 16):
-            raise ValueError(f"listen is {self.listen!r}; expected HOST:PORT")
-        return self
-
     grant_seconds: float = Field(
         600.0, ge=0, description="how long a caller's right to a digest is remembered"
     )
@@ -88,6 +91,37 @@ class Settings(BaseSettings):
     )
     scrub_hours: float = Field(24.0, gt=0, description="how often a round of that begins at most")
     print_config: bool = Field(False, description="print the settings and exit")
+
+    @model_validator(mode="after")
+    def _listening_is_safe(self) -> Self:
+        wrong = next(self._contradictions(), "")
+        if wrong:
+            raise ValueError(wrong)
+        return self
+
+    def _contradictions(self) -> Iterator[str]:
+        """Yield what is wrong with the settings about `listen`."""
+        tls = self.tls_cert is not None
+        host, _, port = self.listen.rpartition(":")
+        if tls != (self.tls_key is not None):
+            yield "tls_cert and tls_key need each other"
+        if self.client_ca and not tls:
+            yield "client_ca needs tls_cert and tls_key"
+        if tls and self.insecure_listen:
+            yield "tls_cert and insecure_listen contradict each other"
+        if not self.listen:
+            if tls or self.insecure_listen:
+                yield "tls_cert and insecure_listen are about listen, which is off"
+            return
+        if not (host and port.isdigit() and int(port) < 1 << 16):
+            yield f"listen is {self.listen!r}; expected HOST:PORT"
+        if not (self.token_file or self.client_ca):
+            yield "listen needs token_file or client_ca: the cluster is not trusted without it"
+        if not (tls or self.insecure_listen or _is_loopback(host)):
+            yield (
+                "listen on other addresses than loopback needs tls_cert and tls_key: the token "
+                "could be read on its way; insecure_listen allows it"
+            )
 
     @classmethod
     def settings_customise_sources(
@@ -101,6 +135,11 @@ class Settings(BaseSettings):
         """Flags and arguments first, then the environment, then /etc/modelpack/cache.toml."""
         file = TomlConfigSettingsSource(settings_cls, Path("/etc/modelpack/cache.toml"))
         return init_settings, env_settings, file
+
+
+def _is_loopback(host: str) -> bool:
+    address = literal_address(host)
+    return bool(address) and ipaddress.ip_address(address).is_loopback
 
 
 def read_token(path: Path) -> SecretStr:

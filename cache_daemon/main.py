@@ -5,15 +5,15 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hmac import compare_digest
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
-from pydantic import SecretStr, ValidationError
+from fastapi import FastAPI
+from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from cache_daemon.config import Settings, read_token
@@ -24,6 +24,7 @@ from cache_daemon.fetch.limit import SourceLimits, Sources
 from cache_daemon.fetch.node import Node
 from cache_daemon.fetch.queue import Queue
 from cache_daemon.serve.app import create
+from cache_daemon.serve.listen import Tls, bind, guarded
 from cache_daemon.space.room import Limits
 from cache_daemon.store.scrub import Scrub
 from cache_daemon.store.store import Store
@@ -56,9 +57,10 @@ def main() -> None:
         node = open_node(settings)
         scrub = Scrub(node.store, settings.scrub_bytes_per_second, settings.scrub_hours * 3600)
         app = create(node, scrub)
-        sockets = [(app, _unix_socket(settings.socket))]
-        if settings.listen and token is not None:
-            sockets.append((_guarded(app, token), _tcp_socket(settings.listen)))
+        servers = [(_server(app), _unix_socket(settings.socket))]
+        if settings.listen:
+            outer = guarded(app, token) if token else app
+            servers.append((_server(outer, _tls(settings)), bind(settings.listen)))
     except (ModelpackError, OSError, ValueError) as error:
         hint = getattr(error, "hint", "")
         sys.stderr.write(f"modelpack-cache-daemon: {error}\n")
@@ -67,7 +69,7 @@ def main() -> None:
     _log.info("serving socket=%s listen=%s", settings.socket, settings.listen or "-")
     scrub.start()
     try:
-        asyncio.run(_serve(sockets))
+        asyncio.run(_serve(servers))
     finally:
         scrub.close()
         settings.socket.unlink(missing_ok=True)
@@ -93,19 +95,16 @@ def open_node(settings: Settings) -> Node:
     return Node(store, Access(policy, connect), queue, grants)
 
 
-async def _serve(sockets: list[tuple[FastAPI, socket.socket]]) -> None:
-    servers = [_server(app) for app, _ in sockets]
+async def _serve(servers: list[tuple[uvicorn.Server, socket.socket]]) -> None:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
-        for server in servers:
+        for server, _ in servers:
             server.should_exit = True
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    await asyncio.gather(
-        *(server.serve([bound]) for server, (_, bound) in zip(servers, sockets, strict=True))
-    )
+    await asyncio.gather(*(server.serve([bound]) for server, bound in servers))
 
 
 def _unix_socket(path: Path) -> socket.socket:
@@ -121,10 +120,10 @@ def _unix_socket(path: Path) -> socket.socket:
     return bound
 
 
-def _tcp_socket(listen: str) -> socket.socket:
-    host, _, port = listen.rpartition(":")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host.strip("[]"), int(port)), family=family)
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return Tls(settings.tls_cert, settings.tls_key, settings.client_ca).context()
 
 
 class _Server(uvicorn.Server):
@@ -136,7 +135,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(app: FastAPI) -> uvicorn.Server:
+def _server(app: FastAPI, tls: ssl.SSLContext | None = None) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -146,23 +145,9 @@ def _server(app: FastAPI) -> uvicorn.Server:
         lifespan="off",
         access_log=False,
     )
+    config.load()
+    config.ssl = tls
     return _Server(config)
-
-
-def _guarded(app: FastAPI, token: SecretStr) -> FastAPI:
-    """Wrap the application for TCP: everything but liveness needs the token."""
-    outer = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    expected = f"Bearer {token.get_secret_value()}"
-
-    @outer.middleware("http")
-    async def check(request: Request, call_next):  # type: ignore[no-untyped-def]  # noqa: ANN202, ANN001
-        given = request.headers.get("Authorization", "")
-        if request.url.path != "/v1/live" and not compare_digest(given.encode(), expected.encode()):
-            return Response("a token is needed\n", 401, {"WWW-Authenticate": "Bearer"})
-        return await call_next(request)
-
-    outer.mount("", app)
-    return outer
 
 
 if __name__ == "__main__":
