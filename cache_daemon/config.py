@@ -1,6 +1,8 @@
 """Settings: flags > environment > file > defaults; frozen after start."""
 
+import ipaddress
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
@@ -12,6 +14,8 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from modelpack.oci.guard import literal_address
 
 
 class Settings(BaseSettings):
@@ -34,6 +38,14 @@ class Settings(BaseSettings):
     )
     token_file: Path | None = Field(
         None, description="file with the token that --listen demands as Authorization: Bearer"
+    )
+    tls_cert: Path | None = Field(None, description="certificate of --listen, PEM with its chain")
+    tls_key: Path | None = Field(None, description="its key, PEM")
+    client_ca: Path | None = Field(
+        None, description="authority whose certificates clients of --listen must have"
+    )
+    insecure_listen: bool = Field(
+        False, description="send the token over the network without TLS: anybody there can read it"
     )
     registries: list[str] = Field(
         [], description="allowed registries, HOST[:PORT][/PREFIX]; empty allows all public ones"
@@ -76,25 +88,6 @@ class Settings(BaseSettings):
         60.0, ge=0, description="how long a fetch goes on after the last waiter left"
     )
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.listen and self.token_file is None:
-            raise ValueError("listen needs token_file: the cluster is not trusted without it")
-        for name, value in (("listen", self.listen), ("mirror", self.mirror)):
-            host, _, port = value.rpartition(":")
-            if value and not (host and port.isdigit() and int(port) < 1 << 16):
-                raise ValueError(f"{name} is {value!r}; expected HOST:PORT")
-        collector = urlsplit(self.otlp_endpoint)
-        if self.otlp_endpoint and not (
-            collector.scheme in ("http", "https") and collector.hostname
-        ):
-            raise ValueError("otlp_endpoint: expected http://HOST:PORT or https://HOST:PORT")
-        if collector.username:
-            raise ValueError("otlp_endpoint: no credentials here; see OTEL_EXPORTER_OTLP_HEADERS")
-        if self.mirror and not self.mirror_for:
-            raise ValueError("mirror needs mirror_for: the repositories that it mirrors")
-        return self
-
     grant_seconds: float = Field(
         600.0, ge=0, description="how long a caller's right to a digest is remembered"
     )
@@ -131,6 +124,50 @@ class Settings(BaseSettings):
     )
     print_config: bool = Field(False, description="print the settings and exit")
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        wrong = next(self._contradictions(), "")
+        if wrong:
+            raise ValueError(wrong)
+        return self
+
+    def _contradictions(self) -> Iterator[str]:
+        """Yield what is wrong with the settings."""
+        if self.mirror and not _is_address(self.mirror):
+            yield f"mirror is {self.mirror!r}; expected HOST:PORT"
+        if self.mirror and not self.mirror_for:
+            yield "mirror needs mirror_for: the repositories that it mirrors"
+        collector = urlsplit(self.otlp_endpoint)
+        if self.otlp_endpoint and not (
+            collector.scheme in ("http", "https") and collector.hostname
+        ):
+            yield "otlp_endpoint: expected http://HOST:PORT or https://HOST:PORT"
+        if collector.username:
+            yield "otlp_endpoint: no credentials here; see OTEL_EXPORTER_OTLP_HEADERS"
+        yield from self._listening()
+
+    def _listening(self) -> Iterator[str]:
+        tls = self.tls_cert is not None
+        if tls != (self.tls_key is not None):
+            yield "tls_cert and tls_key need each other"
+        if self.client_ca and not tls:
+            yield "client_ca needs tls_cert and tls_key"
+        if tls and self.insecure_listen:
+            yield "tls_cert and insecure_listen contradict each other"
+        if not self.listen:
+            if tls or self.insecure_listen:
+                yield "tls_cert and insecure_listen are about listen, which is off"
+            return
+        if not _is_address(self.listen):
+            yield f"listen is {self.listen!r}; expected HOST:PORT"
+        if not (self.token_file or self.client_ca):
+            yield "listen needs token_file or client_ca: the cluster is not trusted without it"
+        if not (tls or self.insecure_listen or _is_loopback(self.listen.rpartition(":")[0])):
+            yield (
+                "listen on other addresses than loopback needs tls_cert and tls_key: the token "
+                "could be read on its way; insecure_listen allows it"
+            )
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -146,9 +183,19 @@ class Settings(BaseSettings):
         return init_settings, env_settings, file
 
 
+def _is_loopback(host: str) -> bool:
+    address = literal_address(host)
+    return bool(address) and ipaddress.ip_address(address).is_loopback
+
+
 def read_token(path: Path) -> SecretStr:
     """Read the token of the cluster; one line, at least 16 characters."""
     token = path.read_text().strip()
     if len(token) < 16 or not token.isascii() or not token.isprintable():
         raise ValueError(f"{path}: expected one line of at least 16 printable characters")
     return SecretStr(token)
+
+
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdigit() and int(port) < 1 << 16

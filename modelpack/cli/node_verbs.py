@@ -1,4 +1,4 @@
-"""`modelpack node`: the cache daemon of this machine."""
+"""`modelpack node`: the cache daemon of this machine, or of another."""
 
 import functools
 import inspect
@@ -10,11 +10,12 @@ from typing import Annotated, Any, Final
 import typer
 
 from modelpack.cli.output import Outcome, cloned, count, seconds, show, size
-from modelpack.spec.errors import NotFound
+from modelpack.spec.errors import InputError, NotFound
 from modelpack.verbs.node import SOCKET, Node, credential_for
+from modelpack.verbs.node_address import RemoteAddress
 
 app = typer.Typer(
-    help="Ask the cache daemon of this node, or tell it what to do.",
+    help="Ask the cache daemon of this node, or of another, or tell it what to do.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -22,6 +23,26 @@ _Socket = Annotated[
     Path | None,
     typer.Option("--socket", metavar="PATH", envvar=SOCKET, help="The daemon's socket."),
 ]
+_Url = Annotated[
+    str,
+    typer.Option("--url", metavar="URL", help="Another node instead: https://HOST:PORT."),
+]
+_TokenFile = Annotated[
+    Path | None, typer.Option("--token-file", help="File with the token that it wants.")
+]
+_CaFile = Annotated[
+    Path | None, typer.Option("--ca-file", help="PEM file of the authority of its certificate.")
+]
+_ClientCert = Annotated[
+    Path | None, typer.Option("--client-cert", help="PEM certificate for mTLS.")
+]
+_ClientKey = Annotated[
+    Path | None, typer.Option("--client-key", help="Its key, if in another file.")
+]
+_REMOTE: Final = {
+    "token_file": _TokenFile, "ca_file": _CaFile, "client_cert": _ClientCert,
+    "client_key": _ClientKey,
+}  # fmt: skip
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 _WARM_SECONDS: Final = 100.0  # what the daemon may be asked to wait for at a time
 _Model = Annotated[str, typer.Argument(metavar="MODEL", help="Reference, or the start of a key.")]
@@ -34,12 +55,16 @@ def with_node(command: Callable[..., Outcome]) -> Callable[..., int]:
     named = inspect.Parameter.KEYWORD_ONLY
     more = [
         inspect.Parameter("socket", named, default=None, annotation=_Socket),
+        inspect.Parameter("url", named, default="", annotation=_Url),
+        *(inspect.Parameter(n, named, default=None, annotation=a) for n, a in _REMOTE.items()),
         inspect.Parameter("as_json", named, default=False, annotation=_Json),
     ]
 
     @functools.wraps(command)
-    def run(*args: object, socket: Path | None, as_json: bool, **options: object) -> int:
-        outcome = command(*args, node=Node(socket), **options)
+    def run(*args: object, socket: Path | None, url: str, as_json: bool, **options: Any) -> int:
+        files = {name: options.pop(name) for name in _REMOTE}
+        node = Node(socket, _address(url, files))
+        outcome = command(*args, node=node, **options)
         show(outcome, as_json=as_json)
         return outcome.code
 
@@ -47,6 +72,15 @@ def with_node(command: Callable[..., Outcome]) -> Callable[..., int]:
         parameters=[*own, *more], return_annotation=int
     )
     return run
+
+
+def _address(url: str, files: dict[str, Path | None]) -> RemoteAddress | None:
+    if url:
+        return RemoteAddress(url=url, **files)
+    for name, given in files.items():
+        if given is not None:
+            raise InputError(f"--{name.replace('_', '-')} is about another node: it needs --url")
+    return None
 
 
 @app.command("status")

@@ -1,8 +1,7 @@
-"""Talking to the cache daemon of this node, over its Unix socket."""
+"""Talking to a cache daemon: that of this node, or of another."""
 
 import http.client
 import os
-import socket
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -20,18 +19,19 @@ from modelpack.spec.errors import (
     NotFound,
     RegistryError,
     TargetConflict,
+    Unauthorized,
     Unavailable,
 )
 from modelpack.spec.limits import JSON_BODY_BYTES
 from modelpack.spec.reference import Reference
+from modelpack.verbs.node_address import Address, SocketAddress
 
 SOCKET: Final = "MODELPACK_CACHE_SOCKET"
 _DEFAULT: Final = Path("/run/modelpack/cache.sock")
 _ERRORS: Final[dict[int, type[ModelpackError]]] = {
-    400: InputError, 403: Denied, 404: NotFound, 409: TargetConflict, 422: ArtifactError,
-    502: RegistryError, 503: Unavailable, 507: DiskError,
+    400: InputError, 401: Unauthorized, 403: Denied, 404: NotFound, 409: TargetConflict,
+    422: ArtifactError, 502: RegistryError, 503: Unavailable, 507: DiskError,
 }  # fmt: skip
-_SECONDS: Final = 130.0  # the daemon answers within 110
 
 
 def credential_for(reference: str) -> dict[str, str] | None:
@@ -50,10 +50,14 @@ def credential_for(reference: str) -> dict[str, str] | None:
 class Node:
     """The control API, version 1 (docs/operations/node.md). One request at a time."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        """`path` is the socket; else $MODELPACK_CACHE_SOCKET, else where the daemon puts it."""
+    def __init__(self, path: Path | None = None, address: Address | None = None) -> None:
+        """`path` is the socket; else $MODELPACK_CACHE_SOCKET, else where the daemon puts it.
+
+        With `address` it is that of another node.
+        """
         given = os.environ.get(SOCKET)
-        self._path = path or (Path(given) if given else _DEFAULT)
+        own = path or (Path(given) if given else _DEFAULT)
+        self._address = address or SocketAddress(own)
 
     def get(self, path: str) -> Any:
         """Return what is at a path of the API."""
@@ -71,7 +75,7 @@ class Node:
                 if line.startswith(b"data: "):
                     yield msgspec.json.decode(line[6:])
         except OSError as error:
-            raise self._away(error) from error
+            raise self._address.away(error) from error
         finally:
             connection.close()
 
@@ -82,7 +86,7 @@ class Node:
             if response.length:  # http.client says nothing of an answer that was cut off
                 raise http.client.IncompleteRead(data, response.length)
         except (OSError, http.client.HTTPException) as error:
-            raise self._away(error) from error
+            raise self._address.away(error) from error
         finally:
             connection.close()
         return msgspec.json.decode(data) if data else None
@@ -90,38 +94,23 @@ class Node:
     def _open(
         self, method: str, path: str, body: object
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        connection = _UnixConnection(self._path)
+        connection = self._address.connection()
         data = None if body is None else msgspec.json.encode(body)
-        headers = {"Content-Type": "application/json"} if data else {}
+        headers = {
+            **self._address.headers,
+            **({"Content-Type": "application/json"} if data else {}),
+        }
         try:
             connection.request(method, path, data, headers)
             response = connection.getresponse()
             refused = response.read(JSON_BODY_BYTES) if response.status >= 300 else None
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise self._away(error) from error
+            raise self._address.away(error) from error
         if refused is not None:
             connection.close()
             raise _refusal(response.status, refused)
         return connection, response
-
-    def _away(self, error: Exception) -> ModelpackError:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return Unavailable(
-            f"{self._path}: the cache daemon does not answer: {reason}",
-            hint="is modelpack-cache-daemon running, and may you use its socket? see --socket",
-        )
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("node", timeout=_SECONDS)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
 
 
 def _refusal(status: int, data: bytes) -> ModelpackError:

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from modelpack.verbs.node import Node, _UnixConnection
+from modelpack.verbs.node import Node
+from modelpack.verbs.node_address import SocketAddress
 from tests.support.processes import wait_until
 
 
@@ -58,7 +59,7 @@ class Daemon:
 
     def metrics(self):
         """Return all samples: name with labels, as Prometheus sees them, to value."""
-        connection = _UnixConnection(self.socket)
+        connection = SocketAddress(self.socket).connection()
         connection.request("GET", "/metrics")
         with connection.getresponse() as response:
             text = response.read().decode()

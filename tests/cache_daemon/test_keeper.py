@@ -39,7 +39,7 @@ def test_a_prefetch_goes_on_after_kill_9(daemon, proxy, reference, model):
     found = node.get(f"/v1/models/{key}")
     assert found["pinned"]
     assert [tree(path) for path in one.trees()] == [tree(model)]
-    assert not list((one.directory / "root/wants").iterdir())
+    wait_until(lambda: not list((one.directory / "root/wants").iterdir()))
 
 
 def test_a_private_prefetch_waits_for_a_credential(daemon, token_registry, model, name, session):

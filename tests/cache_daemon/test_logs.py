@@ -11,7 +11,8 @@ from cache_daemon.observe import logs
 from cache_daemon.observe.context import REQUEST, request_id
 from modelpack.oci.credentials import Credential
 from modelpack.spec.reference import Reference
-from modelpack.verbs.node import Node, _UnixConnection
+from modelpack.verbs.node import Node
+from modelpack.verbs.node_address import SocketAddress
 from modelpack.verbs.push import PushOptions, push
 from tests.cache_daemon.process import trusted
 from tests.cache_daemon.test_mirror import ANN, Client
@@ -29,7 +30,7 @@ def reference(registry, model, name, session):
 
 def ask(one, method, path, body=None, **headers):
     """Return status, headers, body."""
-    connection = _UnixConnection(one.socket)
+    connection = SocketAddress(one.socket).connection()
     try:
         data = None if body is None else json.dumps(body)
         sent = {"Content-Type": "application/json", **headers}
