@@ -100,7 +100,7 @@ class Transport:
     def _pool(self, url: str) -> urllib3.PoolManager:
         parts = urlsplit(url)
         guard, proxy = self._settings.guard, proxy_for(url)
-        if guard is not None and proxy is not None:
+        if proxy is not None:
             _check_literal(guard, url)
         # Certificates may differ by host, so pools do.
         key = (parts.netloc if parts.scheme == "https" else "", proxy)
@@ -133,12 +133,14 @@ class Transport:
         return context
 
 
-def _check_literal(guard: Guard, url: str) -> None:
+def _check_literal(guard: Guard | None, url: str) -> None:
     """Ask the guard about a host that is an address, as the library that connects reads it."""
     parts = parse_url(url)
-    address = literal_address(parts.host or "")
-    if address:
-        guard(parts.host or "", parts.port or _PORTS.get(parts.scheme or "", 0), address)
+    if not parts.host:  # a proxy would be sent it as it is, and make of it what it likes
+        raise LocationValueError(url)
+    address = literal_address(parts.host)
+    if guard is not None and address:
+        guard(parts.host, parts.port or _PORTS.get(parts.scheme or "", 0), address)
 
 
 def _make_pool(

@@ -89,6 +89,8 @@ def test_the_cluster_needs_the_token(daemon, tmp_path):
         (["--listen=127.0.0.1:1", "--token-file=/dev/null"], "at least 16", 1),
         (["--listen=127.0.0.1:1"], "token", 2),
         (["--slots=0"], "slots", 2),
+        (["--listen=0.0.0.0:1", "--token-file=/dev/null"], "insecure_listen", 2),
+        (['--trusted-hosts=["https://x"]'], "expected HOST[:PORT]", 1),
         (["--root=/proc"], "expected one of ext4", 1),
     ],
 )

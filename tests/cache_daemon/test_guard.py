@@ -8,13 +8,21 @@ from cache_daemon.fetch.access import Access, Policy
 from cache_daemon.fetch.addresses import forbidden
 from cache_daemon.fetch.trust import Trust
 from modelpack.oci.credentials import Credential
-from modelpack.spec.errors import Denied, InputError, ProtocolViolation, RegistryError, Unavailable
+from modelpack.spec.errors import (
+    Denied,
+    InputError,
+    ModelpackError,
+    ProtocolViolation,
+    RegistryError,
+    Unavailable,
+)
 from modelpack.spec.manifest import describe
 from modelpack.spec.progress import QUIET
 from modelpack.spec.reference import Reference
 from modelpack.spec.source import Bytes
 from tests.conftest import fast
 from tests.contract.contents import read
+from tests.oci.forward import forward_proxy
 from tests.oci.scripted import Say, scripted
 from tests.support.witness import witness
 
@@ -152,6 +160,36 @@ def test_a_remembered_place_that_moves_here(open_repository, monkeypatch):
             with pytest.raises(Denied, match="store"):
                 repository.open(BLOB, 0, 7)
         assert other.connections == 0
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "HTTP"])
+@pytest.mark.parametrize(
+    "shape",
+    ["://{h}/", "://a:b@{h}/x", "://{h}#@store.example/", "://{h}?@store.example/", ":/{h}/", ":{h}/",
+     ":///{h}/", ":\\\\{h}\\", "://localhost\\@{h}/", "://\t{h}/", "://{h}\\@localhost/"],
+)  # fmt: skip
+@pytest.mark.parametrize("proxied", [False, True])
+def test_addresses_that_parsers_differ_over(open_repository, monkeypatch, scheme, shape, proxied):
+    """Whoever reads a URL differently from the library that connects does not get around it."""
+    hosts = (
+        "127.1",
+        "0x7f000001",
+        "[::ffff:127.0.0.1]",
+        "%31%32%37.0.0.1",
+        "127%2e0.0.1",
+        "[::1%25lo]",
+    )
+    with witness() as other, forward_proxy(other.host) as proxy:
+        if proxied:
+            for name in ("HTTP_PROXY", "HTTPS_PROXY"):
+                monkeypatch.setenv(name, f"http://{proxy.host}")
+        repository = open_repository(Policy(), "registry.example/a:v1")
+        for host in hosts:
+            url = scheme + shape.format(h=f"{host}:{other.port}")
+            with pytest.raises(ModelpackError):
+                repository._exchange.transport.request("GET", url, {})
+        assert other.connections == 0
+        assert proxy.asked == []
 
 
 def test_no_tls_is_for_named_loopback_only(open_repository, tls_registry):

@@ -123,8 +123,9 @@ def test_an_operator_far_away(listening, files, registry, model, name, session):
     push(str(model), Reference.parse(reference), session(), PushOptions())
     listen = listening(
         *tls(files, f"--token-file={files['token']}", f"--client-ca={files['ca']}"),
-        f'--registries=["{registry.host}"]',
-    )
+        f'--registries=["{registry.host}"]', "--connections-per-source=1",
+        "--bytes-per-second=500000000", "--prefetch-rate-share=1",
+    )  # fmt: skip
 
     def run(*arguments, token="token"):
         return subprocess.run(
