@@ -54,6 +54,10 @@ class Evictor:
         used = self.used() + self._promises.reserved
         return room(self._disk(), used, self._promises.unwritten, self._limits)
 
+    def capacity(self) -> int:
+        """Return the bytes that models may take now, those that are here and promised included."""
+        return self.used() + self._promises.reserved + max(0, self.room())
+
     def links(self) -> dict[str, int]:
         """Return how many snapshots, and fetches under way, use each file."""
         count: dict[str, int] = {}
