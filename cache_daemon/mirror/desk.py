@@ -1,5 +1,6 @@
 """What to answer a runtime with: from here, while it arrives, or straight from the registry."""
 
+import logging
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _MODELS: Final = 1_000
 _PROOF_SECONDS: Final = 10.0
 _FAILED_SECONDS: Final = 60.0  # after a failure the registry itself is asked for so long
 _START_SECONDS: Final = 10.0
+_log = logging.getLogger("cache_daemon.mirror")
 NOT_HERE: Final = Answer(404, {})
 NOT_NOW: Final = Answer(503, {"Retry-After": "5"})
 
@@ -69,7 +71,8 @@ class Desk:
             return _manifest(here, asked.target)
         try:
             answer = self._upstream.manifest(asked, method, authorization)
-        except RegistryError:
+        except RegistryError as error:
+            _away(asked, error)
             return self._without_registry(asked, authorization)
         if answer.status != 200:
             return _refusal(answer)
@@ -86,7 +89,8 @@ class Desk:
         """Answer for a blob."""
         try:
             refused = self._rights.refusal(asked, authorization)
-        except RegistryError:
+        except RegistryError as error:
+            _away(asked, error)
             return NOT_NOW
         if refused is not None:
             return _refusal(refused)
@@ -149,7 +153,8 @@ class Desk:
                 answer = self._upstream.blob_exists(asked, authorization)
                 return answer if answer.allowed else _refusal(answer)
             answer, response = self._upstream.blob(asked, authorization, range_)
-        except RegistryError:
+        except RegistryError as error:
+            _away(asked, error)
             return NOT_NOW
         if answer.allowed or answer.status == 416:
             return Relayed(answer, response)
@@ -200,6 +205,13 @@ class Desk:
     def _known_as(self, name: str, target: str) -> str:
         with self._lock:
             return self._known.get((name, target), "")
+
+
+def _away(asked: Asked, error: RegistryError) -> None:
+    reference = f"{asked.name}{'@' if asked.by_digest else ':'}{asked.target}"
+    _log.warning(
+        "the registry cannot be asked", extra={"reference": reference, "error": str(error)}
+    )
 
 
 def _manifest(here: tuple[str, bytes], digest: str) -> Answer:

@@ -13,8 +13,8 @@ from typing import Final
 from cache_daemon.api.errors import NoSpace, Refused
 from modelpack.spec.errors import Denied, DiskError, Unauthorized
 
-_FETCH_SECONDS: Final = (1.0, 5.0, 15.0, 60.0, 180.0, 600.0, 1800.0, 7200.0)
-_LEASE_SECONDS: Final = (0.01, 0.1, 1.0, 10.0, 60.0, 120.0, 600.0)
+_FETCH_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 180.0, 600.0, 1800.0, 7200.0)
+_LEASE_SECONDS: Final = (0.01, 0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 _log = logging.getLogger("cache_daemon.store")
 
 

@@ -22,6 +22,8 @@ _SECRETS: Final = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/-]{6,}=*"), r"\1 ***"),
     # user:password@ of a URL.
     (re.compile(r"://[^/\s\"'@]+@"), "://***@"),
+    # The same without a scheme, in what somebody took for a reference; not repository:tag@digest.
+    (re.compile(r"[^\s/:@\"'=\\]+:[^\s/@\"'\\]+@(?!(?:sha256|sha512|blake3):)"), "***@"),
     # Signed URLs of object stores, tokens in queries.
     (
         re.compile(

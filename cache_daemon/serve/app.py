@@ -243,7 +243,7 @@ def statistics(node: Node, disk: Disk) -> Stats:
         draining=node.queue.draining,
         paused=node.queue.paused,
         bytes_held=node.store.held(),
-        bytes_capacity=node.store.used() + max(0, node.store.room()),
+        bytes_capacity=node.store.capacity(),
         mirror_answers=node.store.counts.mirror_answers.read(),
         mirror_bytes=node.store.counts.mirror_bytes.read(),
     )

@@ -60,14 +60,13 @@ class Metrics(Collector):
 
 
 def _space(store: Store) -> Iterator[Metric]:
-    disk, used = store.disk(), store.used()
+    disk = store.disk()
     yield _gauge("models", "Models on this node.", len(store.snapshots()))
     yield _gauge("leases", "Leases held.", len(store.leases()))
     yield _gauge("pins", "Pins that count.", len(store.pins()))
-    yield _gauge("used_bytes", "Bytes of all models.", used)
+    yield _gauge("used_bytes", "Bytes of all models.", store.used())
     yield _gauge("held_bytes", "Bytes of models with a lease or pin.", store.held())
-    room = max(0, store.room())
-    yield _gauge("capacity_bytes", "Bytes that models may take now.", used + room)
+    yield _gauge("capacity_bytes", "Bytes that models may take now.", store.capacity())
     yield _gauge("disk_free_bytes", "Bytes free on the disk.", disk.free)
     yield _gauge("disk_size_bytes", "Bytes of the disk.", disk.total)
 

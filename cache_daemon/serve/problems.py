@@ -1,5 +1,6 @@
 """Errors over HTTP: one place that says which status an error is (RFC 9457)."""
 
+import logging
 from collections.abc import Mapping
 from typing import Final
 
@@ -33,6 +34,7 @@ from modelpack.spec.errors import (
     Unavailable,
 )
 
+_log = logging.getLogger("cache_daemon.serve")
 _STATUSES: Final[tuple[tuple[type[ModelpackError], int], ...]] = (
     (NoSuchModel, 404),
     (NoSuchLease, 404),
@@ -82,6 +84,8 @@ def install(app: FastAPI) -> None:
         headers = {}
         if isinstance(error, Unavailable) and error.retry_after:
             headers["Retry-After"] = str(round(error.retry_after))
+        words = {"kind": type(error).__name__, "status": status_of(error), "error": str(error)}
+        _log.info("refused", extra=words)
         return _answer(problem(error), headers)
 
     @app.exception_handler(RequestValidationError)

@@ -69,6 +69,10 @@ class Evictor:
             bytes_ - room_on_disk(disk, unwritten, self._limits),
         )
 
+    def capacity(self) -> int:
+        """Return the bytes that models may take now, those that are here and promised included."""
+        return self.used() + self._promises.reserved + max(0, self.room())
+
     def links(self) -> dict[str, int]:
         """Return how many snapshots, and fetches under way, use each file."""
         count: dict[str, int] = {}

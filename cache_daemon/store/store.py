@@ -113,10 +113,10 @@ class Store:
         with self._lock:
             return self._evictor.held()
 
-    def room(self) -> int:
-        """Return how many bytes more may come without evicting anything; negative: too many."""
+    def capacity(self) -> int:
+        """Return the bytes that models may take now, those that are here and promised included."""
         with self._lock:
-            return self._evictor.room()
+            return self._evictor.capacity()
 
     def disk(self) -> Disk:
         """Return the state of the disk."""

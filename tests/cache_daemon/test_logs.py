@@ -195,6 +195,8 @@ def test_no_secret_is_logged(daemon, token_registry, htpasswd_registry, model, n
         ("https://ann:pw@host/x failed", "https://***@host/x failed"),
         ("GET https://b/x?X-Amz-Signature=ab12&X-Amz-Date=1",
          "GET https://b/x?X-Amz-Signature=***&X-Amz-Date=1"),
+        ("'ann:pw@host/x': no reference", "'***@host/x': no reference"),
+        ("h:5000/m:v1@sha256:00", "h:5000/m:v1@sha256:00"),
         ("https://h/t?a=1&token=xyz", "https://h/t?a=1&token=***"),
         ("a bearer of news, key=0123", "a bearer of news, key=0123"),
     ],
