@@ -21,7 +21,6 @@ from cache_daemon.store.records import Records
 from cache_daemon.store.root import Root
 from cache_daemon.store.snapshots import Papers, Snapshots
 
-Evicted = Callable[[Snapshot, int], None]
 _log = logging.getLogger("cache_daemon.store")
 
 
@@ -48,7 +47,6 @@ class Store:
             self.disk, self._drop,
         )  # fmt: skip
         self.on_published: Callable[[str], None] = lambda _key: None
-        self.on_evicted: Evicted = lambda _snapshot, _bytes: None
 
     # What is here.
 
@@ -342,7 +340,6 @@ class Store:
         kept = self._promises.kept()
         freed = self.files.collect(id_ for id_ in snapshot.ids if id_ not in kept)
         self._ledger.gone(snapshot.key)
-        self.on_evicted(snapshot, freed)
         if reason != "removed":
             self.counts.evictions.add(reason)
         words = "removed" if reason == "removed" else "evicted"
