@@ -54,11 +54,11 @@ class Warmer:
         It goes on then, and the next call joins it.
         """
         with self._lock:
-            future = self._running.get(snapshot.key)
-            if future is None:
-                future = self._one.submit(self._warm, snapshot)
-                self._running[snapshot.key] = future
-                future.add_done_callback(lambda _done: self._forget(snapshot.key))
+            joined = self._running.get(snapshot.key)
+            future = joined or self._one.submit(self._warm, snapshot)
+            self._running[snapshot.key] = future
+        if joined is None:  # not under the lock: what is done already calls back at once
+            future.add_done_callback(lambda _done: self._forget(snapshot.key))
         started = time.monotonic()
         try:
             return future.result(seconds)
