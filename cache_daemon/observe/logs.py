@@ -23,7 +23,14 @@ _SECRETS: Final = (
     # user:password@ of a URL.
     (re.compile(r"://[^/\s\"'@]+@"), "://***@"),
     # The same without a scheme, in what somebody took for a reference; not repository:tag@digest.
-    (re.compile(r"[^\s/:@\"'=\\]+:[^\s/@\"'\\]+@(?!(?:sha256|sha512|blake3):)"), "***@"),
+    # Bounded, and only from the begin of a word: what is logged may be long, and chosen by others.
+    (
+        re.compile(
+            r"(?<![^\s/:@\"'=\\])[^\s/:@\"'=\\]{1,100}:[^\s/@\"'\\]{1,400}@"
+            r"(?!(?:sha256|sha512|blake3):)"
+        ),
+        "***@",
+    ),
     # Signed URLs of object stores, tokens in queries.
     (
         re.compile(

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cache_daemon.observe.context import REQUEST, TRACEPARENT, request_id
 
 _HEADER: Final = "X-Request-Id"
+_PATH: Final = 500  # characters of it that are logged
 _READS: Final = ("GET", "HEAD", "OPTIONS")
 _log = logging.getLogger("cache_daemon.requests")
 
@@ -46,7 +47,7 @@ class Requests:
                 extra={
                     "door": self._name,
                     "method": scope["method"],
-                    "path": scope["path"],
+                    "path": scope["path"][:_PATH],
                     "status": marked.status,
                     "ms": round((time.monotonic() - started) * 1000, 1),
                 },

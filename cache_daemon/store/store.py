@@ -199,8 +199,13 @@ class Store:
     def release(self, id_: str) -> None:
         """Let go. Raises NoSuchLease."""
         with self._lock:
-            if not self._holds.leases.drop(id_):
+            lease = self._holds.leases.held.get(id_)
+            if lease is None or not self._holds.leases.drop(id_):
                 raise NoSuchLease(f"{id_}: no such lease on this node")
+            held = self._known.get(lease.key)  # it may be in quarantine
+            _log.info(
+                "released", extra={**(about(held) if held else {"key": lease.key}), "lease": id_}
+            )
 
     def leases(self) -> list[Lease]:
         """Return all leases."""

@@ -54,12 +54,10 @@ class Warmer:
         It goes on then, and the next call joins it.
         """
         with self._lock:
-            future = self._running.get(snapshot.key)
-            begun = future is None
-            if future is None:
-                future = self._one.submit(self._warm, snapshot)
-                self._running[snapshot.key] = future
-        if begun:  # without the lock: what is done already is forgotten at once
+            joined = self._running.get(snapshot.key)
+            future = joined or self._one.submit(self._warm, snapshot)
+            self._running[snapshot.key] = future
+        if joined is None:  # not under the lock: what is done already calls back at once
             future.add_done_callback(lambda _done: self._forget(snapshot.key))
         started = time.monotonic()
         try:

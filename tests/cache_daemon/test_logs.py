@@ -17,7 +17,7 @@ from modelpack.verbs.push import PushOptions, push
 from tests.cache_daemon.process import trusted
 from tests.cache_daemon.test_mirror import ANN, Client
 from tests.support.faults import fault_proxy
-from tests.support.processes import free_port, give_back
+from tests.support.processes import free_port, give_back, wait_until
 from tests.support.tokens import PASSWORD, USER
 from tests.support.weights import make_model
 
@@ -46,12 +46,13 @@ def test_a_model_can_be_followed(daemon, registry, reference):
     one = daemon(f'--registries=["{registry.host}"]').start()
     wanted = {"ref": reference, "seconds": 60}
     assert ask(one, "PUT", "/v1/leases/a", wanted, **{"X-Request-Id": "pod-1"})[0] == 200
-    assert ask(one, "DELETE", "/v1/leases/a")[0] == 204
+    assert ask(one, "DELETE", "/v1/leases/a", **{"X-Request-Id": "end-1"})[0] == 204
     [model] = Node(one.socket).get("/v1/models")
     assert ask(one, "DELETE", f"/v1/models/{model['key']}", **{"X-Request-Id": "rm-1"})[0] == 200
     one.stop()
     for message, request in {
-        "fetch begins": "pod-1", "fetch ended": "pod-1", "leased": "pod-1", "removed": "rm-1",
+        "fetch begins": "pod-1", "fetch ended": "pod-1", "leased": "pod-1", "released": "end-1",
+        "removed": "rm-1",
     }.items():  # fmt: skip
         [line] = one.lines(message)
         assert (line["key"], line["reference"]) == (model["key"], model["reference"])
@@ -135,6 +136,27 @@ def test_an_eviction_says_why(daemon, registry, reference, model, name, session,
     assert "bytes too few" in one.lines("fetch failed")[0]["error"]
 
 
+def test_damage_and_revocation_are_said(daemon, registry, reference):
+    """Which model is not shown any more, and how many grants are gone."""
+    one = daemon(f'--registries=["{registry.host}"]', "--scrub-hours=0.0003").start()
+    one.node("prefetch", reference, "--wait")
+    assert ask(one, "POST", "/v1/revoke", {})[0] == 200
+    files = (one.directory / "root" / "files").glob("*/*")
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.chmod(0o644)
+    with largest.open("r+b") as file:
+        file.write(b"rot")
+    wait_until(lambda: one.lines("damaged files quarantined"))
+    [aside] = one.lines("set aside: not shown any more")
+    assert aside["reference"].startswith(reference)
+    assert aside["level"] == "ERROR"
+    assert one.metrics()["modelpack_cache_damaged_files_total"] == 1
+    [line] = one.lines("damaged files quarantined")
+    assert line["files"] == largest.name
+    [line] = one.lines("grants revoked")
+    assert (line["repository"], line["grants"]) == ("all", 1)
+
+
 def test_no_secret_is_logged(daemon, token_registry, htpasswd_registry, model, name, session):
     """Private fetches, wrong passwords, the mirror with tokens, errors with URLs in them."""
     for registry in (token_registry, htpasswd_registry):
@@ -204,6 +226,13 @@ def test_no_secret_is_logged(daemon, token_registry, htpasswd_registry, model, n
 def test_the_last_net(said, instead):
     """What looks like a secret is not logged, whoever says it."""
     assert logs.redacted(said) == instead
+
+
+@pytest.mark.timeout(20)
+def test_long_lines_cost_little():
+    """What others choose may be long: no pattern goes over it again and again."""
+    for piece in ("a", "a:", "://", "?sig", "&token", "bearer ", "a:b/", "?" + "x" * 50):
+        logs.redacted(piece * (200_000 // len(piece)))
 
 
 @pytest.mark.parametrize("format_", ["text", "json"])
