@@ -121,6 +121,18 @@ def spans(reference):
     return found
 
 
+def complete_files(root):
+    """The files that the last daemon had when it died, in snapshots or staged: not what it removed."""
+    trees = [path for path in (root / "snapshots").glob("*/tree") if path.parent.name[0] != "."]
+    linked = {
+        path.stat().st_ino
+        for tree in [*trees, root / "partial"]
+        for path in tree.rglob("*")
+        if path.is_file()
+    }
+    return {path.name for path in (root / "files").glob("*/*") if path.stat().st_ino in linked}
+
+
 def fetched_again(requests, complete, where):
     """Whether bytes of a file that was complete were asked for."""
     for request in requests:
@@ -144,18 +156,16 @@ def torture(daemon, proxy, references, expected, cycles):
         for id_, span in spans(reference).items():
             where.setdefault(id_, []).append(span)
     one = daemon(f'--registries=["{proxy.host}"]', "--slots=2")
-    files = one.directory / "root" / "files"
     leases = Leases()
     for _ in range(cycles):
+        complete, began = complete_files(one.directory / "root"), len(proxy.seen)
+        proxy.rules.clear()
+        for fault in generator.sample(FAULTS, 2):
+            proxy.add("GET .*/blobs/", skip=generator.randrange(6), times=1, **fault)
         one.start()
         leases.check({one["id"]: one["key"] for one in Node(one.socket).get("/v1/leases")})
         for path in one.trees():
             assert tree(path) in expected, "a wrong byte is visible"
-        complete = {path.name for path in files.glob("*/*")}
-        began = len(proxy.seen)
-        proxy.rules.clear()
-        for fault in generator.sample(FAULTS, 2):
-            proxy.add("GET .*/blobs/", skip=generator.randrange(6), times=1, **fault)
         callers = [
             Caller(number, one.socket, references, leases, generator) for number in range(CALLERS)
         ]
