@@ -1,9 +1,11 @@
 """The daemon put together from its settings."""
 
 import logging
+import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from cache_daemon.config import Settings, read_token
 from cache_daemon.fetch.access import Access, Policy
@@ -31,6 +33,7 @@ from cache_daemon.store.store import Store
 from cache_daemon.store.warm import Warmer
 from modelpack.oci.settings import ConnectSettings
 
+_MIRROR_THREADS: Final = 4
 _log = logging.getLogger("cache_daemon")
 
 
@@ -75,8 +78,9 @@ def build(settings: Settings) -> Daemon:
     mirror = None
     if settings.mirror:
         runtimes = _mirror(settings, node, prover)
-        server = Server(Requests(runtimes, "mirror"), bind(settings.mirror))
-        mirror = Beside(server, runtimes.close)
+        threads = min(_MIRROR_THREADS, os.cpu_count() or 1)
+        watched = Requests(runtimes, "mirror")
+        mirror = Beside(watched, bind(settings.mirror), runtimes.close, threads)
     return Daemon(node, scrub, prover, servers, mirror)
 
 

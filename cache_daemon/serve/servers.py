@@ -71,25 +71,37 @@ class Server(uvicorn.Server):
 
 
 class Beside:
-    """A server on a thread and event loop of its own."""
+    """An application on threads and event loops of its own: a cold disk stops one of them only.
 
-    def __init__(self, server: Server, ended: Callable[[], None]) -> None:
-        """`ended` is called when the last answer is given."""
-        self._server = server
+    sendfile does not hold the interpreter's lock, so several of them send at the same time.
+    """
+
+    def __init__(
+        self, app: ASGIApp, bound: socket.socket, ended: Callable[[], None], threads: int
+    ) -> None:
+        """All threads accept from one socket; `ended` is called when the last answer is given."""
+        self._servers = [Server(app, bound.dup()) for _ in range(threads)]
+        bound.close()
         self._ended = ended
-        self._thread = threading.Thread(
-            target=asyncio.run, args=(server.run_here(),), daemon=True, name="mirror"
-        )
+        self._threads = [
+            threading.Thread(
+                target=asyncio.run, args=(server.run_here(),), daemon=True, name="mirror"
+            )
+            for server in self._servers
+        ]
 
     def start(self) -> None:
         """Begin to answer."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """Let answers end, for a moment."""
-        self._server.end()
-        if self._thread.is_alive():
-            self._thread.join(5)
+        for server in self._servers:
+            server.end()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(5)
         self._ended()
 
 
