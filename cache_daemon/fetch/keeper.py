@@ -14,7 +14,7 @@ from cache_daemon.fetch.job import Job
 from cache_daemon.fetch.queue import Queue
 from cache_daemon.fetch.request import Wanted
 from cache_daemon.store.store import Store
-from modelpack.spec.errors import Denied, ModelpackError, Unauthorized
+from modelpack.spec.errors import Denied, DiskError, ModelpackError, Unauthorized
 
 _PERIOD: Final = 10.0  # seconds between two looks at what there is to do
 _FIRST_PAUSE: Final = 5.0
@@ -122,7 +122,9 @@ class Keeper:
 
     def _failed(self, key: str, error: Exception) -> None:
         missing_right = isinstance(error, Unauthorized | Denied)
-        if getattr(error, "permanent", True) and not missing_right:
+        # Somebody makes room, or mounts the disk again: nothing in the request has to change.
+        passing = isinstance(error, DiskError) or not getattr(error, "permanent", True)
+        if not passing and not missing_right:
             self._forget(key)
             return
         want = next((one for one in self._store.wants() if one.key == key), None)
@@ -157,7 +159,7 @@ class Keeper:
         while not self._closed.is_set():
             try:
                 self.round()
-            except (ModelpackError, OSError):
+            except (ModelpackError, OSError) as error:
                 self._store.counts.store_errors.add()
-                _log.exception("a round of the keeper failed")
+                _log.error("a round of the keeper failed: %s", error)
             self._closed.wait(_PERIOD)

@@ -1,5 +1,6 @@
 """The queue: fetches joined, ordered by urgency, run a few at a time, cancelled when unwanted."""
 
+import logging
 import math
 import threading
 import time
@@ -13,6 +14,7 @@ from cache_daemon.fetch.job import Job
 from cache_daemon.fetch.request import Wanted
 from modelpack.transfer.stop import Stop
 
+_log = logging.getLogger("cache_daemon.queue")
 _REMEMBERED = 200  # jobs that are over
 
 
@@ -140,7 +142,7 @@ class Queue:
         while (job := self._take(only_pods=only_pods)) is not None:
             try:
                 snapshot = job.context.run(self._fetcher.fetch, job.wanted, job, job.stop)
-                self.ended(job, None)
+                self._tell(job, None)
                 job.succeed(snapshot)
             except Exception as error:  # noqa: BLE001  # the waiters must hear of it, whatever it is
                 self._fail(job, error)
@@ -175,11 +177,15 @@ class Queue:
             self._fail(job, error)
 
     def _fail(self, job: Job, error: Exception) -> None:
+        if not self._closed:  # the next daemon goes on with what this one leaves
+            self._tell(job, error)
+        job.fail(error)
+
+    def _tell(self, job: Job, error: Exception | None) -> None:
         try:
-            if not self._closed:  # the next daemon goes on with what this one leaves
-                self.ended(job, error)
-        finally:
-            job.fail(error)
+            self.ended(job, error)
+        except Exception as trouble:  # noqa: BLE001  # what has ended has; this thread has more to do
+            _log.error("the end of a fetch was not noted model=%s: %s", job.wanted.key, trouble)
 
     def _forget_old(self) -> None:
         over = [key for key, job in self._jobs.items() if job.over]

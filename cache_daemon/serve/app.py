@@ -199,8 +199,8 @@ def _operations(app: FastAPI, node: Node) -> None:
 
     @app.get("/v1/ready")
     def ready() -> dict[str, str]:
-        """Whether new models can come: the disk answers, and the node is not being drained."""
-        node.store.disk()
+        """Whether new models can come: the disk takes them, and the node is not being drained."""
+        node.store.check_writable()
         if node.queue.draining:
             raise Draining("this node is being drained", hint="POST /v1/drain was called")
         return {"status": "ready"}

@@ -16,6 +16,7 @@ from cache_daemon.fetch.node import Node
 from cache_daemon.observe.counts import Counter, Counts, Histogram
 from cache_daemon.store.scrub import Scrub
 from cache_daemon.store.store import Store
+from modelpack.spec.errors import DiskError
 
 _PREFIX: Final = "modelpack_cache_"
 
@@ -36,9 +37,8 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics (see Collector)."""
         node = self._node
-        yield _gauge(
-            "ready", "1 if new models can come, 0 while draining.", not node.queue.draining
-        )
+        words = "1 if new models can come, 0 while draining, or if the disk does not take them."
+        yield _gauge("ready", words, _ready(node))
         yield from _space(node.store)
         states = [job.state.value for job in node.queue.jobs()]
         under_way = {state: states.count(state) for state in ("queued", "fetching")}
@@ -57,6 +57,14 @@ class Metrics(Collector):
         yield _histogram(
             "lease_duration_seconds", "How long asking for a lease took, by outcome.", counts.leases
         )
+
+
+def _ready(node: Node) -> bool:
+    try:
+        node.store.check_writable()
+    except DiskError:
+        return False
+    return not node.queue.draining
 
 
 def _space(store: Store) -> Iterator[Metric]:

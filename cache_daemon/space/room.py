@@ -45,13 +45,12 @@ def room(disk: Disk, used: int, unwritten: int, limits: Limits) -> int:
 
     `used` is what the cache holds and is fetching, `unwritten` what of it is not on the disk yet.
     """
-    by_disk = room_on_disk(disk, unwritten, limits)
+    by_disk = disk.free - int(disk.total * limits.keep_free) - unwritten
+    if inodes_short(disk, limits):
+        by_disk = min(by_disk, 0)
     return min(by_disk, limits.most - used) if limits.most else by_disk
 
 
-def room_on_disk(disk: Disk, unwritten: int, limits: Limits) -> int:
-    """Return the same without the absolute bound: that counts files, this counts blocks."""
-    by_disk = disk.free - int(disk.total * limits.keep_free) - unwritten
-    if disk.inodes and disk.inodes_free < disk.inodes * limits.inodes_free:
-        return min(by_disk, 0)
-    return by_disk
+def inodes_short(disk: Disk, limits: Limits) -> int:
+    """Return how many inodes are too few; 0 where enough are free, or where nobody counts them."""
+    return max(0, int(disk.inodes * limits.inodes_free) - disk.inodes_free) if disk.inodes else 0

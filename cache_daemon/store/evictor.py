@@ -9,11 +9,12 @@ from pathlib import Path
 from cache_daemon.api.errors import NoSpace
 from cache_daemon.api.values import Snapshot
 from cache_daemon.space.evict import Candidate, choose
-from cache_daemon.space.room import Disk, Limits, room, room_on_disk
+from cache_daemon.space.room import Disk, Limits, inodes_short, room
 from cache_daemon.store.holds import Holds
 from cache_daemon.store.ledger import Ledger, Usage
 from cache_daemon.store.promises import Claim, Promises
 from modelpack.disk.errors import disk_errors
+from modelpack.disk.space import once_freed
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +60,44 @@ class Evictor:
         used = self.used() + self._promises.reserved
         return room(self._disk(), used, self._promises.unwritten, self._limits)
 
-    def missing(self, bytes_: int, lacking: int) -> tuple[int, int]:
-        """Return how many bytes are too few for a promise, in all and on the disk alone."""
+    def missing(self, bytes_: int, lacking: int) -> int:
+        """Return how many bytes are too few for a promise; `lacking` are not written yet."""
         used = self.used() + self._promises.reserved
         unwritten = self._promises.unwritten - (bytes_ - lacking)
-        disk = self._disk()
-        return (
-            bytes_ - room(disk, used, unwritten, self._limits),
-            bytes_ - room_on_disk(disk, unwritten, self._limits),
-        )
+        return bytes_ - room(self._disk(), used, unwritten, self._limits)
+
+    def lasting(self, bytes_: int, lacking: int, *, freed: bool) -> int:
+        """Return what `missing` says when the disk has noticed what was freed just now."""
+
+        def missing() -> int:
+            return self.missing(bytes_, lacking)
+
+        return once_freed(missing) if freed else missing()
+
+    def make_room(self, what: str, bytes_: int, lacking: int, *, freed: bool) -> Collected:
+        """Remove models that nobody holds until there is room for a promise. Raises NoSpace."""
+        done = Collected()
+        # More than once where files share blocks: they make less free than their sizes say.
+        while (left := self.lasting(bytes_, lacking, freed=freed)) > 0:
+            self.check(what, left)
+            done += self.evict(left, "space")
+            freed = True
+        return done
+
+    def inodes_short(self) -> int:
+        """Return how many inodes are too few."""
+        return inodes_short(self._disk(), self._limits)
+
+    def check_inodes(self, what: str) -> None:
+        """Raise NoSpace where inodes are short: models have few, evicting all would help little."""
+        if short := self.inodes_short():
+            disk = self._disk()
+            raise NoSpace(
+                f"{what}: {short} inodes too few on the disk: {disk.inodes_free} of {disk.inodes} "
+                f"are free, {self._limits.inodes_free:.0%} are to stay free",
+                shortfall=0,
+                hint="somebody has very many small files there: remove some",
+            )
 
     def capacity(self) -> int:
         """Return the bytes that models may take now, those that are here and promised included."""
@@ -150,22 +180,13 @@ class Evictor:
         gone = [one for one in snapshots if one.key in self._snapshots]
         return Collected([one.key for one in gone], sum(self._drop(one, reason) for one in gone))
 
-    def evict(self, needed: int, on_disk: int, reason: str) -> Collected:
-        """Remove models that nobody holds until so many bytes of files, and of disk, are free.
+    def evict(self, needed: int, reason: str) -> Collected:
+        """Remove models that nobody holds until so many bytes of files are, or none is left.
 
-        Or until nothing is left that may go.
+        That many are free then, unless files share blocks with others that stay.
         """
-        done = Collected()
-        before = self.used()
-        left = max(needed, on_disk)
-        while left > 0:
-            chosen, _ = choose(self._candidates(self._free()), self.links(), left)
-            if not chosen:
-                break
-            done += self.drop([self._snapshots[one.key] for one in chosen], reason)
-            # Files that share blocks make less free than their sizes: then more must go.
-            left = max(needed - (before - self.used()), on_disk - done.bytes_freed)
-        return done
+        chosen, _ = choose(self._candidates(self._free()), self.links(), needed)
+        return self.drop([self._snapshots[one.key] for one in chosen], reason)
 
     def _free(self) -> list[Snapshot]:
         return [one for one in self._snapshots.values() if not self._holds.on(one.key)]

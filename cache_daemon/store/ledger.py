@@ -1,12 +1,15 @@
 """How often and when snapshots were used: what eviction wants to know and no file says.
 
-Losing it costs worse guesses, nothing else: everything that must be right is in the files.
+Losing it costs worse guesses, nothing else: everything that must be right is in the files. So
+nothing here raises: a disk that cannot write costs a line in the log.
 """
 
+import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +23,7 @@ CREATE TABLE IF NOT EXISTS usage (
 """
 _SELECT: Final = "SELECT key, uses, last, recent FROM usage"
 _FORGOTTEN: Final = 10 * HALF_LIFE
+_log = logging.getLogger("cache_daemon.ledger")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +44,17 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
+        self._failing = False
         try:
-            self._db = _opened(path)
-        except sqlite3.DatabaseError:
-            for name in (
-                path,
-                path.with_name(f"{path.name}-wal"),
-                path.with_name(f"{path.name}-shm"),
-            ):
-                name.unlink(missing_ok=True)
-            self._db = _opened(path)
+            self._db = _repaired(path)
+        except (sqlite3.Error, OSError) as error:
+            _log.warning("%s cannot be used, so it is kept in memory: %s", path, error)
+            self._db = _opened(":memory:")
 
     def touch(self, key: str) -> None:
         """A snapshot is used now."""
         now = time.time()
-        with self._lock, self._db:
+        with self._trying():
             row = self._db.execute(f"{_SELECT} WHERE key = ?", (key,)).fetchone()
             before = Usage(*row[1:]) if row else Usage(0, now, 0.0)
             after = (key, before.uses + 1, now, before.counts(now) + 1)
@@ -62,13 +62,14 @@ class Ledger:
 
     def usage(self) -> dict[str, Usage]:
         """Return what is known of every snapshot, also of those that were evicted."""
-        with self._lock:
+        rows = []
+        with self._trying():
             rows = self._db.execute(_SELECT).fetchall()
         return {key: Usage(uses, last, recent) for key, uses, last, recent in rows}
 
     def gone(self, key: str) -> None:
         """A snapshot is not here any more; what it was used counts if it is back within a month."""
-        with self._lock, self._db:
+        with self._trying():
             self._db.execute("UPDATE usage SET uses = 0 WHERE key = ?", (key,))
             since = time.time() - _FORGOTTEN
             self._db.execute("DELETE FROM usage WHERE uses = 0 AND last < ?", (since,))
@@ -80,13 +81,44 @@ class Ledger:
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
+        with self._lock, suppress(sqlite3.Error):
             self._db.close()
 
+    @contextmanager
+    def _trying(self) -> Iterator[None]:
+        """Hold the lock and a transaction; what SQLite raises is logged when it begins."""
+        with self._lock:
+            try:
+                with self._db:
+                    yield
+            except sqlite3.Error as error:
+                if not self._failing:
+                    _log.warning("uses of models are not noted: %s", error)
+                self._failing = True
+            else:
+                self._failing = False
 
-def _opened(path: Path) -> sqlite3.Connection:
+
+def _repaired(path: Path) -> sqlite3.Connection:
+    try:
+        return _opened(path)
+    except sqlite3.OperationalError:
+        raise  # the disk, not the file
+    except sqlite3.DatabaseError:
+        for name in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+            name.unlink(missing_ok=True)
+        return _opened(path)
+
+
+def _opened(path: Path | str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
-    connection.executescript(_SCHEMA)
+    try:
+        # Ours alone, so that no memory is mapped to it: touching that on a dead disk would kill us.
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.executescript(_SCHEMA)
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection

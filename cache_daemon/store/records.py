@@ -1,6 +1,7 @@
 """Small JSON files that are there completely, durably, or not at all."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Generic, TypeVar
@@ -23,13 +24,19 @@ def write_file(path: Path, data: bytes) -> None:
     """Create or replace a file with these bytes, durably."""
     temporary = path.with_name(f".{path.name}")
     with disk_errors("write", path):
-        fd = os.open(temporary, _FLAGS, 0o600)
         try:
-            write_all(fd, data)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        temporary.replace(path)
+            fd = os.open(temporary, _FLAGS, 0o600)
+            try:
+                write_all(fd, data)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            temporary.replace(path)
+        except OSError:
+            # On a full disk it would take the last block or inode until the next start.
+            with suppress(OSError):
+                temporary.unlink()
+            raise
         sync(path.parent)
 
 
@@ -79,5 +86,7 @@ class Records(Generic[Record]):
 
     def drop(self, name: str) -> bool:
         """Remove a record; returns whether it was there."""
+        # In this order: what could not be removed holds on, as it does after a restart.
+        there = remove_record(self.directory / f"{name}.json")
         self.held.pop(name, None)
-        return remove_record(self.directory / f"{name}.json")
+        return there

@@ -14,6 +14,7 @@ from modelpack.disk.errors import disk_errors
 from modelpack.disk.mount import file_system
 
 VERSION: Final = 1
+_PROBE: Final = "probe"
 _RECORDS: Final = ("snapshots", "leases", "pins", "wants", "refused")
 _PARTS: Final = ("files", "partial", "quarantine", *_RECORDS)
 # Hard links, atomic renames and fsync that means it. Others may work; nobody has tried them.
@@ -82,6 +83,17 @@ class Root:
         """Return the staging area of a snapshot that is being fetched."""
         return self.path / "partial" / key
 
+    def probe(self) -> None:
+        """Write a small file, make it durable, remove it. Raises OSError."""
+        path = self.path / _PROBE
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, b"?")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+            path.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Let another process have it; closing it again changes nothing."""
         if self._lock >= 0:
@@ -130,8 +142,9 @@ def _sync_parents(path: Path) -> None:
 def _check_version(path: Path) -> None:
     record = read_record(path / "format.json", dict)
     if record is None:
-        # What was there when the first start ended too early is no stranger.
-        ours = ("lock", ".format.json")
+        # What was there when the first start ended too early is no stranger, nor is what every new
+        # ext4 has.
+        ours = ("lock", ".format.json", "lost+found")
         strangers = [one.name for one in path.iterdir() if one.name not in ours]
         if strangers:
             raise BadStore(

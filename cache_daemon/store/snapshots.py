@@ -80,32 +80,19 @@ class Snapshots:
 
     def publish(self, snapshot: Snapshot, papers: Papers) -> None:
         """Make the tree and give it its name; all files are in the store."""
-        new = self._root / f".new-{snapshot.key}"
-        with disk_errors("publish", self._root / snapshot.key):
+        new, named = self._root / f".new-{snapshot.key}", self._root / snapshot.key
+        if named.exists():  # its name could not be made durable, so it was not shown: once more
+            self.remove(snapshot.key)
+        with disk_errors("publish", named):
             if new.exists():
                 shutil.rmtree(new)
-            tree = new / _TREE
-            tree.mkdir(parents=True, mode=0o755)
-            directories = {new, tree}
-            for file in snapshot.files:
-                path = tree / file.path
-                path.parent.mkdir(parents=True, exist_ok=True)
-                directories.update(parent for parent in path.parents if tree in parent.parents)
-                if file.link:
-                    path.symlink_to(file.link)
-                else:
-                    os.link(self._files.path(file.id), path)
-            for name, data in (
-                (_MANIFEST, papers.manifest),
-                (_CONFIG, papers.config),
-                (_INDEX, papers.index),
-            ):
-                if data:
-                    write_file(new / name, data)
-            write_record(new / _RECORD, snapshot)
-            for directory in directories:
-                sync(directory)
-            new.rename(self._root / snapshot.key)
+            try:
+                self._make(new, snapshot, papers)
+                new.rename(named)
+            except OSError:
+                # On a full disk it would take blocks and inodes until the next start.
+                shutil.rmtree(new, ignore_errors=True)
+                raise
             sync(self._root)
 
     def remove(self, key: str) -> None:
@@ -124,6 +111,29 @@ class Snapshots:
             (self._root / key).rename(directory)
             sync(directory.parent)
             sync(self._root)
+
+    def _make(self, new: Path, snapshot: Snapshot, papers: Papers) -> None:
+        tree = new / _TREE
+        tree.mkdir(parents=True, mode=0o755)
+        directories = {new, tree}
+        for file in snapshot.files:
+            path = tree / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            directories.update(parent for parent in path.parents if tree in parent.parents)
+            if file.link:
+                path.symlink_to(file.link)
+            else:
+                os.link(self._files.path(file.id), path)
+        for name, data in (
+            (_MANIFEST, papers.manifest),
+            (_CONFIG, papers.config),
+            (_INDEX, papers.index),
+        ):
+            if data:
+                write_file(new / name, data)
+        write_record(new / _RECORD, snapshot)
+        for directory in directories:
+            sync(directory)
 
     def _whole(self, snapshot: Snapshot) -> bool:
         """Whether every path is a link to the very file that the store has under its id."""

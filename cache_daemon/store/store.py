@@ -1,10 +1,12 @@
 """The store: what the daemon keeps, under one lock. No network here."""
 
 import logging
+import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from cache_daemon.api.errors import InUse, NoSuchLease, NoSuchModel, Refused
@@ -20,6 +22,8 @@ from cache_daemon.store.promises import Claim, Promises
 from cache_daemon.store.records import Records
 from cache_daemon.store.root import Root
 from cache_daemon.store.snapshots import Papers, Snapshots
+from modelpack.disk.errors import disk_errors
+from modelpack.spec.errors import DiskError
 
 _log = logging.getLogger("cache_daemon.store")
 
@@ -120,6 +124,11 @@ class Store:
         """Return the state of the disk."""
         return disk_of(self._root.path)
 
+    def check_writable(self) -> None:
+        """Raise DiskError if a small file cannot be made durable here now."""
+        with disk_errors("write to", self._root.path):
+            self._root.probe()
+
     # Coming in.
 
     def partial(self, key: str) -> Path:
@@ -134,18 +143,21 @@ class Store:
     def reserve(self, key: str, bytes_: int, claim: Claim | None = None) -> Collected:
         """Promise space to a fetch that has begun, evicting what must go; returns what went.
 
-        Raises NoSpace with the shortfall, and then evicts nothing.
+        Raises NoSpace with the shortfall, and then evicts nothing, unless what it evicted made less
+        free than it should because blocks are shared.
         """
         claim = claim or Claim(bytes_)
         lacking = claim.unwritten(bytes_)
         with self._lock:
+            if self._evictor.inodes_short():
+                self.collect()
+            self._evictor.check_inodes(key)
             over_quota = self._evictor.over_quota(claim)
             over_share = self._evictor.over_share(bytes_, claim)
             freed = self._free(key, bytes_, lacking)
             evicted = Collected([], freed) + self._evictor.drop(over_quota, "quota")
             evicted += self._evictor.drop(over_share, "prefetch_share")
-            missing, on_disk = self._evictor.missing(bytes_, lacking)
-            evicted += self._evictor.evict(missing, on_disk, "space")
+            evicted += self._evictor.make_room(key, bytes_, lacking, freed=evicted.bytes_freed > 0)
             self._promises.reserve(key, bytes_, claim)
             return evicted
 
@@ -154,7 +166,8 @@ class Store:
         with self._lock:
             ids = self._promises.end(key)
             kept = self._promises.kept()
-            self.files.collect(id_ for id_ in ids if id_ not in kept)
+            with suppress(DiskError):  # what stays is collected later
+                self.files.collect(id_ for id_ in ids if id_ not in kept)
 
     def settle(self, key: str) -> None:
         """The space is taken on the disk now."""
@@ -281,8 +294,7 @@ class Store:
                     self.drop_partial(area.name)
             if freed >= needed:
                 return Collected([], freed)
-            left = needed - freed
-            return Collected([], freed) + self._evictor.evict(left, left, "disk")
+            return Collected([], freed) + self._evictor.evict(needed - freed, "disk")
 
     def tidy(self) -> Collected:
         """Make room where others have taken it: a full cache must never cause DiskPressure."""
@@ -333,15 +345,19 @@ class Store:
 
     def _free(self, key: str, bytes_: int, lacking: int) -> int:
         """Remove what nothing needs, if there is not room for all; raises NoSpace if never."""
-        if self._evictor.missing(bytes_, lacking)[0] <= 0:
+        if self._evictor.missing(bytes_, lacking) <= 0:
             return 0
         freed = self.collect().bytes_freed
-        self._evictor.check(key, self._evictor.missing(bytes_, lacking)[0])
+        self._evictor.check(key, self._evictor.lasting(bytes_, lacking, freed=freed > 0))
         return freed
 
     def _drop(self, snapshot: Snapshot, reason: str) -> int:
-        del self._known[snapshot.key]
-        self._snapshots.remove(snapshot.key)
+        try:
+            self._snapshots.remove(snapshot.key)
+        finally:
+            # What a read-only disk still has can still be mounted.
+            if not os.path.lexists(self._snapshots.tree(snapshot.key)):
+                del self._known[snapshot.key]
         kept = self._promises.kept()
         freed = self.files.collect(id_ for id_ in snapshot.ids if id_ not in kept)
         self._ledger.gone(snapshot.key)

@@ -2,6 +2,7 @@
 
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -13,7 +14,7 @@ from modelpack.checkout.staging import Staging
 from modelpack.chunks.table import TableCache
 from modelpack.disk.durable import sync
 from modelpack.disk.errors import disk_errors
-from modelpack.spec.errors import BadSource, ProtocolViolation
+from modelpack.spec.errors import BadSource, DiskError, ProtocolViolation
 from modelpack.spec.index import ChunkIndex
 from modelpack.spec.manifest import Descriptor
 from modelpack.spec.progress import Progress, Reporter
@@ -202,22 +203,28 @@ class IndexedCheckout:
 def flush(files: Sequence[Path], reporter: Reporter, jobs: int) -> None:
     """Make files durable; their write-back was started while they were written.
 
-    A file that cannot be is removed: the kernel reports a failed write once, and afterwards what
-    the page cache holds is not what the disk has. Raises DiskError.
+    Every file that cannot be is removed: the kernel reports a failed write once, and afterwards
+    what the page cache holds is not what the disk has. Raises the first DiskError.
     """
+    failed: list[DiskError] = []
     progress: Progress = reporter.bar("writing to disk")
     progress.expect(sum(path.stat().st_size for path in files))
 
     def one(path: Path) -> None:
-        with disk_errors("write", path):
-            try:
+        try:
+            with disk_errors("write", path):
                 sync(path)
-            except OSError:
-                path.unlink(missing_ok=True)
-                raise
-        progress.advance(path.stat().st_size)
+        except DiskError as error:
+            # The others are asked, too, now that they can tell.
+            failed.append(error)
+            with suppress(OSError):
+                path.unlink()
+        else:
+            progress.advance(path.stat().st_size)
 
     work(files, one, workers=jobs)
+    if failed:
+        raise failed[0]
 
 
 def _span(index: ChunkIndex, number: int) -> tuple[int, int]:

@@ -2,7 +2,10 @@
 
 import ctypes
 import os
+import re
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +14,36 @@ _AT_FDCWD: Final = -100
 _STATX_MNT_ID_UNIQUE: Final = 0x4000  # linux/stat.h; Linux 6.8
 _MASK: Final = slice(0, 4)
 _MNT_ID: Final = slice(144, 152)
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A line of the mount table: what is mounted, of which type, where."""
+
+    source: str
+    kind: str
+    point: str
+
+
+def mount_of(path: Path) -> Mount | None:
+    """Return the mount that a path is on, also of a path that is not there, or cannot be asked."""
+    try:
+        # By mount, not by device: a file of btrfs has the device of its subvolume, which no mount
+        # has. And by the number of the table, which is not the one that is unique.
+        number = str(_in_table(path))
+        found = [one for key, one in _table() if key == number]
+    except OSError:
+        place = Path(os.path.realpath(path))
+        above = [one for _, one in _table() if place.is_relative_to(one.point)]
+        found = sorted(above, key=lambda one: len(one.point))
+    return found[-1] if found else None
+
+
+def _table() -> Iterator[tuple[str, Mount]]:
+    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+        before, _, after = line.partition(" - ")
+        fields, (kind, source, *_) = before.split(" "), after.split(" ")
+        yield fields[0], Mount(_unescaped(source), kind, _unescaped(fields[4]))
 
 
 def mount_id(path: Path) -> int:
@@ -23,16 +56,9 @@ def mount_id(path: Path) -> int:
 
 
 def file_system(path: Path) -> str:
-    """Return the type of the file system that a path is on, "an unknown file system" if not known.
-
-    By mount, not by device: a file of btrfs has the device of its subvolume, which no mount has.
-    """
-    number = str(_in_table(path))
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        before, _, after = line.partition(" - ")
-        if before.split(" ")[0] == number:
-            return after.split(" ")[0]
-    return "an unknown file system"
+    """Return the type of the file system that a path is on; in words if it is not known."""
+    mount = mount_of(path)
+    return mount.kind if mount else "an unknown file system"
 
 
 def _unique(path: Path) -> int:
@@ -53,3 +79,8 @@ def _in_table(path: Path) -> int:
     finally:
         os.close(fd)
     return -1
+
+
+def _unescaped(text: str) -> str:
+    """Undo what the table does to spaces and the like: three octal digits."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)

@@ -5,6 +5,7 @@ import pytest
 from cache_daemon.api.errors import BadStore
 from cache_daemon.api.values import Owner
 from cache_daemon.store.store import Store
+from modelpack.disk.mount import Mount, mount_of
 from tests.cache_daemon.conftest import ROOMY, content, publish, read
 from tests.support.mounts import SHARING, loop_mount, memory_mount, overlay_mount
 
@@ -38,6 +39,14 @@ def test_a_store_on_each(disk):
     assert again.remove(one.key) == 20_000
     assert list(again.files.all()) == []
     again.close()
+
+
+def test_a_path_is_on_a_mount(tmp_path):
+    """Also one that is not there, and below a name that the table has to escape."""
+    with memory_mount(tmp_path, "size=1m", at=tmp_path / "a b") as point:
+        for path in (point, point / "none" / "at all"):
+            assert mount_of(path) == Mount("tmpfs", "tmpfs", str(point))
+        assert mount_of(tmp_path / "a").point != str(point)
 
 
 def test_others_are_refused_by_name(tmp_path):

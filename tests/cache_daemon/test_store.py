@@ -1,6 +1,8 @@
+import errno
 import os
 import shutil
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,9 +11,12 @@ from cache_daemon.api.errors import BadStore, InUse, NoSpace, NoSuchLease, NoSuc
 from cache_daemon.api.values import Owner
 from cache_daemon.fetch.view import here
 from cache_daemon.space.room import Limits
-from cache_daemon.store import ledger
+from cache_daemon.store import ledger, snapshots
+from cache_daemon.store.records import write_record
 from cache_daemon.store.store import Store
+from modelpack.spec.errors import DiskError
 from tests.cache_daemon.conftest import ROOMY, content, identity, publish, read
+from tests.support.mounts import filled, memory_mount
 
 A, B, C = (content(name, 10_000) for name in "abc")
 
@@ -232,8 +237,57 @@ def test_file_systems_that_cannot_hold_the_promises(tmp_path):
     if not os.access("/dev/shm", os.W_OK):
         return
     with pytest.raises(BadStore, match="is on proc"):
-        from pathlib import Path
-
         from cache_daemon.store import root
 
         root._check_file_system(Path("/proc"))
+
+
+def test_a_name_that_could_not_be_made_durable_is_made_again(store, monkeypatch):
+    """The disk failed between the rename and its sync: the model was not shown, and can come."""
+    real, failing = snapshots.sync, [True]
+
+    def sync(path):
+        if failing and path.name == "snapshots":
+            failing.clear()
+            raise OSError(errno.EIO, "once")
+        real(path)
+
+    monkeypatch.setattr(snapshots, "sync", sync)
+    with pytest.raises(DiskError, match="cannot publish"):
+        publish(store, "v1", {"a": A})
+    assert store.snapshots() == []
+    one = publish(store, "v1", {"a": A})
+    assert read(store, one.key) == {"a": A}
+
+
+def test_what_cannot_be_removed_is_still_there(store, monkeypatch):
+    """A disk that became read-only keeps its models; they can be mounted, and go later."""
+    one = publish(store, "v1", {"a": A})
+    store.pin(one.key)
+
+    def rename(*_):
+        raise OSError(errno.EROFS, "read-only")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", rename)
+        with pytest.raises(DiskError, match="cannot remove"):
+            store.unpin(one.key)
+        assert len(store.pins()) == 1
+    store.unpin(one.key)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        with pytest.raises(DiskError, match="cannot remove"):
+            store.remove(one.key)
+        assert store.snapshots() == [one]
+    assert store.remove(one.key) == len(A)
+
+
+def test_a_record_that_does_not_fit_leaves_nothing(tmp_path):
+    """On a full disk its temporary file would take what little is left."""
+    with memory_mount(tmp_path, "size=1m") as point:
+        with filled(point):
+            with pytest.raises(
+                DiskError, match=r"No space left on device: 0 bytes are free of tmp"
+            ):
+                write_record(point / "record.json", {"a": 1})
+        assert list(point.iterdir()) == []
