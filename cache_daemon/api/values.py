@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -68,6 +68,7 @@ class Snapshot:
     created: float
     bytes_cloned: int = 0  # of those reused; records of earlier versions do not have it
     namespace: str = ""  # who asked first
+    phases: dict[str, float] = field(default_factory=dict)  # seconds of each
 
     @property
     def ids(self) -> frozenset[str]:

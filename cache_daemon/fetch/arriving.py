@@ -22,6 +22,9 @@ class Listener(Reporter, Protocol):
     def priority(self) -> Priority:
         """How urgent it is now."""
 
+    def durations(self) -> dict[str, float]:
+        """Return the seconds that each phase took so far; waiting in the queue is the first."""
+
     def arriving(self, model: "Arriving", /) -> None:
         """From now on bytes can be read while they come."""
 

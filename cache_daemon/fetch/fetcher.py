@@ -193,6 +193,7 @@ class _Fetch:
             fetch_seconds=round(time.monotonic() - started, 3),
             created=round(time.time(), 3),
             namespace=wanted.namespace,
+            phases={"resolving": wanted.seconds, **self.reporter.durations()},
         )
 
     def _claim(self, bytes_: int) -> Claim:

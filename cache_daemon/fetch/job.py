@@ -51,6 +51,7 @@ class Job:
         self._phases: dict[str, _Phase] = {}
         self._phase = ""
         self._next = 0
+        self._created = self._begun = time.monotonic()
         self._disappointed = -math.inf
 
     # Who waits.
@@ -137,8 +138,16 @@ class Job:
 
     # How it ends.
 
+    def durations(self) -> dict[str, float]:
+        """Return the seconds of each phase so far (see Listener)."""
+        with self._changed:
+            waited = {"waiting": round(self._begun - self._created, 3)}
+            took = {name: round(one.ended - one.started, 3) for name, one in self._phases.items()}
+            return {**waited, **took}
+
     def begin(self) -> None:
         """It is being fetched now."""
+        self._begun = time.monotonic()
         self._become(State.FETCHING)
 
     def succeed(self, snapshot: Snapshot) -> None:
@@ -192,6 +201,7 @@ class _Phase:
     expected: int = 0
     done: int = 0
     started: float = field(default_factory=time.monotonic)
+    ended: float = field(default_factory=time.monotonic)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def expect(self, bytes_: int, /) -> None:
@@ -201,6 +211,7 @@ class _Phase:
     def advance(self, bytes_: int, /) -> None:
         with self._lock:
             self.done += bytes_
+            self.ended = time.monotonic()
 
     def rate(self) -> float:
         return self.done / max(0.001, time.monotonic() - self.started)

@@ -1,5 +1,6 @@
 """What somebody wants: a reference resolved to an artifact, and the files chosen of it."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,7 @@ class Wanted:
     patterns: tuple[Sequence[str], Sequence[str]]
     open: Opener
     namespace: str = ""
+    seconds: float = 0.0  # that the registry took to say what it is
 
     @property
     def domain(self) -> str:
@@ -80,6 +82,7 @@ def resolve(
     Raises NotFound, Unauthorized, Denied and the other registry and artifact errors: whoever may
     not read the manifest learns nothing of what is here.
     """
+    started = time.monotonic()
     takes = Selection(include, exclude).takes
     repository = opener(reference)
     try:
@@ -87,7 +90,8 @@ def resolve(
     finally:
         repository.close()
     patterns = (tuple(include), tuple(exclude))
-    wanted = Wanted(reference, artifact, takes, patterns, opener, namespace)
+    took = round(time.monotonic() - started, 3)
+    wanted = Wanted(reference, artifact, takes, patterns, opener, namespace, took)
     if artifact.index and not wanted.files:
         raise NotFound(
             f"{wanted.name}: none of {len(artifact.index.files)} files selected",

@@ -1,7 +1,7 @@
 """Models as callers see them: here, on their way, or waiting."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cache_daemon.api.values import Snapshot, State, Want
 from cache_daemon.fetch.job import Job, Status
@@ -23,6 +23,7 @@ class Model:
     bytes_cloned: int = 0
     files: int = 0
     fetch_seconds: float = 0.0
+    phases: dict[str, float] = field(default_factory=dict)
     created: float = 0.0
     last_used: float = 0.0
     uses: int = 0
@@ -54,6 +55,7 @@ def here(store: Store, snapshots: Sequence[Snapshot]) -> list[Model]:
                 bytes_cloned=one.bytes_cloned,
                 files=len(one.files),
                 fetch_seconds=one.fetch_seconds,
+                phases=one.phases,
                 created=one.created,
                 last_used=used.last if used else 0.0,
                 uses=used.uses if used else 0,

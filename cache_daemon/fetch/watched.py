@@ -93,6 +93,10 @@ class _Told:
         """How urgent it is now."""
         return self.listener.priority
 
+    def durations(self) -> dict[str, float]:
+        """Return the seconds of each phase (see Listener)."""
+        return self.listener.durations()
+
     def arriving(self, model: Arriving, /) -> None:
         """From now on bytes can be read while they come (see Listener)."""
         self.listener.arriving(model)

@@ -318,7 +318,7 @@ def explain(model: _Model, *, node: Node) -> Outcome:
             f"used {count(found['uses'], 'time')}"
         )
         pinned = ", pinned" if found["pinned"] else ""
-        lines = [found["reference"], came, kept + pinned, f"  {found['path']}"]
+        lines = [found["reference"], came, _phases(found), kept + pinned, f"  {found['path']}"]
     lines += [f"  lease {_owner(one)}" for one in leases]
     return Outcome({**found, "held_by": leases}, lines)
 
@@ -349,6 +349,11 @@ def _line(model: dict[str, Any]) -> str:
     words = fetch["error"] or f"{fetch['state']} {fetch['phase']}".strip()
     done = f"{size(fetch['bytes_done'])} of {size(fetch['bytes_total'])}"
     return f"{model['key'][:12]}  {words}  {done}  {model['reference']}"
+
+
+def _phases(model: dict[str, Any]) -> str:
+    took = [f"{name} {seconds(value)}" for name, value in model.get("phases", {}).items()]
+    return f"  {', '.join(took) or 'how long each phase took is not known'}"
 
 
 def _owner(lease: dict[str, Any]) -> str:

@@ -31,7 +31,10 @@ def test_an_operators_day(daemon, registry, reference, model):
     assert reference in one.node("prefetch", reference, "--wait")
     found = json.loads(one.node("ls", "--json"))["models"][0]
     assert tree(Path(found["path"])) == tree(model)
-    assert "from the registry" in one.node("explain", reference)
+    explained = one.node("explain", reference)
+    assert "from the registry" in explained
+    for phase in ("resolving", "waiting", "fetching", "writing to disk"):
+        assert phase in explained
     one.node("pin", found["key"][:8], "--hours", "1")
     assert "held by a pin" in one.node("rm", reference, code=9)
     assert "pinned" in one.node("ls")
