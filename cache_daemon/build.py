@@ -10,6 +10,8 @@ from typing import Final
 from cache_daemon.config import Settings, read_token
 from cache_daemon.fetch.access import Access, Policy
 from cache_daemon.fetch.admission import algorithms, both, whole_layers
+from cache_daemon.fetch.failover import Store as SiteStore
+from cache_daemon.fetch.failover import open_store
 from cache_daemon.fetch.fetcher import Fetcher
 from cache_daemon.fetch.grants import Grants
 from cache_daemon.fetch.limit import SourceLimits, Sources
@@ -104,7 +106,9 @@ def open_node(settings: Settings) -> Node:
         bytes_per_second=settings.bytes_per_second,
         prefetch_share=settings.prefetch_rate_share,
     )
-    fetcher = Watched(Fetcher(store, settings.jobs, both(*rules), Sources(sources)), store.counts)
+    stores = [SiteStore(open_store(url)) for url in settings.site_stores]
+    inner = Fetcher(store, settings.jobs, both(*rules), Sources(sources), stores)
+    fetcher = Watched(inner, store.counts)
     queue = Queue(fetcher, slots=settings.slots, grace_seconds=settings.grace_seconds)
     opened = {"root": str(settings.root), "models": len(store.snapshots())}
     _log.info("store opened", extra=opened)

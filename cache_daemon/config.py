@@ -58,6 +58,11 @@ class Settings(BaseSettings):
     layouts: list[Path] = Field([], description="directories below which oci:DIR is allowed")
     plain_http: bool = Field(False, description="speak HTTP to registries that are not loopback")
     ca_file: Path | None = Field(None, description="additional certificate authority")
+    site_stores: list[str] = Field(
+        [],
+        description="OCI layouts that are asked for blobs before the registry: s3://BUCKET/PREFIX "
+        "or oci:DIR",
+    )
     slots: int = Field(
         2, ge=1, le=64, description="fetches at a time, besides one for waiting pods"
     )

@@ -1,13 +1,15 @@
 """From a resolved artifact to a snapshot in the store, by the engine of `modelpack`."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cache_daemon.api.values import Priority, Snapshot, StoredFile
 from cache_daemon.fetch.admission import Admission, Candidate, admit_all
 from cache_daemon.fetch.arriving import Arriving, Listener
+from cache_daemon.fetch.failover import Failover
+from cache_daemon.fetch.failover import Store as SiteStore
 from cache_daemon.fetch.limit import Reader, Sources
 from cache_daemon.fetch.request import Wanted
 from cache_daemon.observe.spans import span
@@ -41,13 +43,15 @@ _ALGORITHM = "blake3"
 class Fetcher:
     """Fetches models into the store; `jobs` connections each, within the limits of `sources`.
 
-    `admit` has the last word before anything is shown.
+    `stores` of the site are asked for blobs before the registry. `admit` has the last word before
+    anything is shown.
     """
 
     store: Store
     jobs: int = 4
     admit: Admission = admit_all
     sources: Sources = field(default_factory=Sources)
+    stores: Sequence[SiteStore] = ()
 
     def fetch(self, wanted: Wanted, listener: Listener, stop: Stop) -> Snapshot:
         """Bring the model here, verified and durable, or raise what was in the way.
@@ -63,6 +67,7 @@ class Fetcher:
             if wanted.reference.registry:
                 reader = Reader(stop, lambda: listener.priority is Priority.POD)
                 source = self.sources.limited(repository, wanted.reference.registry, reader)
+                source = Failover(self.stores, source) if self.stores else source
             run = _Fetch(wanted, self.store, source, listener, stop, self.jobs, self.admit)
             return run.indexed() if wanted.artifact.index else run.whole()
         finally:
